@@ -1,0 +1,1 @@
+"""What it costs: cost tables, the one interface that the search asks, and its table-based backends."""

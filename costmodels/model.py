@@ -1,0 +1,98 @@
+"""The one interface that the search asks, and the context in which backends are made."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from costmodels.errors import BackendError
+from costmodels.pricing import total
+from costmodels.table import CostTable, FloatArray
+from costmodels.units import Metric
+from quantization.bits import BitWidths
+from quantization.network import Network
+from quantization.policy import PolicyBatch
+
+
+class CostModel(Protocol):
+    """What the search asks. Latency in seconds, energy in joules, size in bytes."""
+
+    @property
+    def name(self) -> str:
+        """The text that makes this model, such as ``analytical:haq``."""
+
+    @property
+    def metrics(self) -> frozenset[Metric]:
+        """What it can price."""
+
+    def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
+        """Return the cost of every layer, glue operator and conversion of `network`.
+
+        Raises:
+            BackendError: if the model does not price `metric`.
+            TableError: if it only knows another network.
+        """
+
+    def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
+        """Return the cost of each policy, (P,).
+
+        Raises:
+            BackendError: if the model does not price `metric`.
+            UnsupportedChoiceError: if a policy uses bits that are not supported.
+        """
+
+
+@dataclass(frozen=True)
+class BackendContext:
+    """What a backend may need besides its own argument.
+
+    Args:
+        threads: threads of the measured runtime.
+        seconds: wall time that measuring one table may take.
+        seed: of every random choice of a backend.
+        inputs: real inputs of the network, (N, ...) float32, or None: measuring backends take
+            ranges from them.
+        store: folder for measurements, or None.
+        progress: called with the share done, 0..1, and what is being done.
+    """
+
+    threads: int = 1
+    seconds: float = 60.0
+    seed: int = 0
+    inputs: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
+    store: Path | None = None
+    progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
+
+
+BackendFactory = Callable[[str, BackendContext], CostModel]
+"""What an entry point of the group ``costmodels.backends`` names."""
+
+
+class TableBackend:
+    """Base of the backends whose `total` is the sum over their table.
+
+    Subclasses set `name` and `metrics` and define `table`.
+    """
+
+    name: str
+    metrics: frozenset[Metric]
+
+    def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
+        """See `CostModel.table`."""
+        raise NotImplementedError
+
+    def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
+        """See `CostModel.total`."""
+        return total(self.table(network, policies.choices, metric), network, policies)
+
+    def require(self, metric: Metric) -> None:
+        """Raise unless `metric` is one of `metrics`.
+
+        Raises:
+            BackendError: if it is not.
+        """
+        if metric not in self.metrics:
+            priced = ", ".join(sorted(m.value for m in self.metrics))
+            raise BackendError(f"{self.name} does not price {metric.value}; it prices {priced}")

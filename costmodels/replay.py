@@ -1,0 +1,48 @@
+"""The backend ``table:FILE``: costs from a stored table, for the network it was made for."""
+
+from collections.abc import Sequence
+
+from costmodels.errors import BackendError
+from costmodels.model import BackendContext, TableBackend
+from costmodels.table import CostTable
+from costmodels.units import Metric
+from quantization.bits import BitWidths
+from quantization.network import Network
+
+
+class TableReplay(TableBackend):
+    """Answers from one stored table.
+
+    Args:
+        table: the table.
+        name: what to call it.
+    """
+
+    def __init__(self, table: CostTable, name: str = "table") -> None:
+        self.name = name
+        self.metrics = frozenset({table.metric})
+        self._table = table
+
+    def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
+        """Return the stored table, restricted to `choices`.
+
+        Raises:
+            BackendError: if it holds another metric.
+            TableError: if it is of another network or lacks a choice.
+        """
+        self.require(metric)
+        self._table.check(network)
+        return self._table.restrict(choices)
+
+
+def create(argument: str, context: BackendContext) -> TableReplay:
+    """Read the table file `argument`.
+
+    Raises:
+        BackendError: if no file is named.
+        TableError: if the file holds no table.
+    """
+    del context  # a stored table needs nothing else
+    if not argument:
+        raise BackendError("name the table file: table:TABLE.json")
+    return TableReplay(CostTable.read(argument), f"table:{argument}")

@@ -1,0 +1,1 @@
+"""What it really costs: devices, timing, runners, the audit and the live backends."""

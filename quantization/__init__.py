@@ -1,0 +1,1 @@
+"""What is quantized: networks, layers, bit-widths, policies, quantizer arithmetic and export."""

@@ -1,0 +1,175 @@
+"""Policies: which layer gets which bits; one at a time, or thousands as an index array."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from quantization.bits import FLOAT32, BitWidths
+from quantization.errors import BitWidthError, PolicyError
+from quantization.network import Network
+
+VERSION = 1
+_KEYS = frozenset({"version", "layers", "options"})
+
+IndexArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The bits of each layer, and what else decides execution.
+
+    A layer that is not named stays float32.
+
+    Args:
+        layers: layer name to bit-widths.
+        options: execution options by name, such as ``accuracy_level``; JSON values.
+    """
+
+    layers: Mapping[str, BitWidths]
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def uniform(cls, network: Network, bits: BitWidths) -> "Policy":
+        """Return the policy that gives every layer of `network` the same bits."""
+        return cls(dict.fromkeys(network.layer_names, bits))
+
+    def __getitem__(self, layer: str) -> BitWidths:
+        return self.layers.get(layer, FLOAT32)
+
+    def check(self, network: Network) -> None:
+        """Raise unless every named layer is one of `network` and ties are respected.
+
+        Raises:
+            PolicyError: for an unknown layer (names close matches) or unequal bits in a tie.
+        """
+        for name in self.layers:
+            network.layer(name)
+        for tie in network.ties:
+            if len({self[name] for name in tie}) > 1:
+                given = ", ".join(f"{name}={self[name]}" for name in tie)
+                raise PolicyError(f"tied layers must get equal bits: {given}")
+
+    def to_json(self) -> str:
+        """Return the policy as the text of a policy file."""
+        content = {
+            "version": VERSION,
+            "layers": {name: str(bits) for name, bits in self.layers.items()},
+            "options": dict(self.options),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Policy":
+        """Read the text of a policy file.
+
+        Raises:
+            PolicyError: if `text` is no policy, of a newer version, or names a layer twice.
+            BitWidthError: if a layer's bits are none.
+        """
+        try:
+            content = json.loads(text, object_pairs_hook=_without_repeats)
+        except json.JSONDecodeError as error:
+            raise PolicyError(f"a policy file is JSON; this is not: {error}") from None
+        if not isinstance(content, dict) or "layers" not in content:
+            raise PolicyError('a policy file holds {"version": 1, "layers": {"NAME": "w8a8"}}')
+        if content.get("version") != VERSION:
+            raise PolicyError(
+                f"policy version {content.get('version')!r} is not known; expected {VERSION}"
+            )
+        if unknown := sorted(set(content) - _KEYS):
+            raise PolicyError(f"unknown keys in the policy: {', '.join(unknown)}")
+        layers, options = content["layers"], content.get("options", {})
+        if not isinstance(layers, dict) or not isinstance(options, dict):
+            raise PolicyError("`layers` and `options` of a policy are JSON objects")
+        try:
+            return cls({name: BitWidths.parse(str(bits)) for name, bits in layers.items()}, options)
+        except BitWidthError as error:
+            raise PolicyError(str(error)) from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Policy":
+        """Read a policy file.
+
+        Raises:
+            PolicyError: if the file is missing or is no policy; names the file.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise PolicyError(f"{path}: {reason}") from None
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise PolicyError(f"given twice: {', '.join(repeated)}")
+    return content
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyBatch:
+    """Many policies of one network as an index array; what the fast paths take.
+
+    Args:
+        layers: names of the layers, one per column.
+        choices: the bit-widths that the indices point into.
+        index: (policies, layers) of uint8, each below ``len(choices)``.
+
+    Raises:
+        PolicyError: if the shapes or the indices do not fit.
+    """
+
+    layers: tuple[str, ...]
+    choices: tuple[BitWidths, ...]
+    index: IndexArray
+
+    def __post_init__(self) -> None:
+        index = np.asarray(self.index)
+        if index.ndim != 2 or index.shape[1] != len(self.layers):
+            raise PolicyError(f"index has shape {index.shape}, expected (P, {len(self.layers)})")
+        if index.size and (index.min() < 0 or index.max() >= len(self.choices)):
+            raise PolicyError(f"an index is outside 0..{len(self.choices) - 1}")
+        object.__setattr__(self, "index", np.ascontiguousarray(index, np.uint8))
+
+    def __len__(self) -> int:
+        return int(self.index.shape[0])
+
+    def __getitem__(self, position: int) -> Policy:
+        row = self.index[position]
+        return Policy({n: self.choices[int(i)] for n, i in zip(self.layers, row, strict=True)})
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        policies: Iterable[Policy],
+        choices: Sequence[BitWidths] | None = None,
+    ) -> "PolicyBatch":
+        """Collect `policies` of `network`; `choices` default to those that occur.
+
+        Raises:
+            PolicyError: if a policy does not fit the network or uses other bits than `choices`.
+        """
+        listed = list(policies)
+        for policy in listed:
+            policy.check(network)
+        if choices is None:
+            used = {policy[name] for policy in listed for name in network.layer_names}
+            choices = sorted(used or {FLOAT32})
+        position = {bits: i for i, bits in enumerate(choices)}
+        try:
+            rows = [[position[policy[name]] for name in network.layer_names] for policy in listed]
+        except KeyError as error:
+            allowed = ", ".join(map(str, choices))
+            raise PolicyError(f"{error.args[0]} is not among the choices {allowed}") from None
+        index = np.array(rows, np.uint8).reshape(len(listed), len(network.layers))
+        return cls(network.layer_names, tuple(choices), index)

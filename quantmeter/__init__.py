@@ -1,0 +1,1 @@
+"""The front door: three verbs, the command line and the report page."""
