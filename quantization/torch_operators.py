@@ -1,0 +1,308 @@
+"""ONNX operators in torch, for the accuracy simulation. Inputs are (N, ...) for any N."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
+from onnx import helper
+
+from quantization.errors import ModelError
+
+Tensor = torch.Tensor
+Inputs = Sequence[Tensor | None]
+Attributes = dict[str, Any]
+Operator = Callable[[Inputs, Attributes], Tensor | tuple[Tensor, ...]]
+
+
+def attributes(node: onnx.NodeProto) -> Attributes:
+    """Return the attributes of `node` by name."""
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+def operator(kind: str) -> Operator:
+    """Return the torch form of the ONNX operator `kind`.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    try:
+        return _OPERATORS[kind]
+    except KeyError:
+        raise ModelError(
+            f"accuracy cannot be simulated: operator {kind} is not known; "
+            "price and time the network without --data, or add it to quantization/torch_operators"
+        ) from None
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -> Tensor:
+    """Conv: (N, in, *size) to (N, out, *size); asymmetric padding is padded explicitly."""
+    rank = x.dim() - 2
+    strides = given.get("strides", [1] * rank)
+    dilations = given.get("dilations", [1] * rank)
+    pads = _pads(x.shape[2:], weight.shape[2:], strides, dilations, given)
+    symmetric = pads[:rank] == pads[rank:]
+    if not symmetric:
+        x = F.pad(x, _torch_padding(pads))
+    padding = pads[:rank] if symmetric else [0] * rank
+    run = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    return run(x, weight, bias, strides, padding, dilations, given.get("group", 1))
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -> Tensor:
+    """Gemm with transA = 0 and alpha = beta = 1, or MatMul."""
+    result = x @ (weight.T if given.get("transB", 0) else weight)
+    return result if bias is None else result + bias
+
+
+def _pads(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    given: Attributes,
+) -> list[int]:
+    mode = given.get("auto_pad", b"NOTSET").decode()
+    if mode in ("NOTSET", ""):
+        return list(given.get("pads", [0] * (2 * len(size))))
+    if mode == "VALID":
+        return [0] * (2 * len(size))
+    begin, end = [], []
+    for extent, k, stride, dilation in zip(size, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(extent / stride) - 1) * stride + dilation * (k - 1) + 1 - extent, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if mode == "SAME_UPPER" else large)
+        end.append(large if mode == "SAME_UPPER" else small)
+    return begin + end
+
+
+def _torch_padding(pads: Sequence[int]) -> list[int]:
+    """ONNX lists all begins, then all ends; torch lists pairs, last axis first."""
+    rank = len(pads) // 2
+    return [pads[i + side * rank] for i in reversed(range(rank)) for side in (0, 1)]
+
+
+def _transposed(inputs: Inputs, given: Attributes) -> Tensor:
+    x, weight, *bias = inputs
+    assert x is not None
+    assert weight is not None
+    rank = x.dim() - 2
+    pads = list(given.get("pads", [0] * (2 * rank)))
+    if pads[:rank] != pads[rank:]:
+        raise ModelError("ConvTranspose with asymmetric padding cannot be simulated")
+    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    return run(
+        x,
+        weight,
+        bias[0] if bias else None,
+        given.get("strides", [1] * rank),
+        pads[:rank],
+        given.get("output_padding", [0] * rank),
+        given.get("group", 1),
+        given.get("dilations", [1] * rank),
+    )
+
+
+def _pool(inputs: Inputs, given: Attributes, *, largest: bool) -> Tensor:
+    x = _first(inputs)
+    kernel = given["kernel_shape"]
+    rank = len(kernel)
+    strides = given.get("strides", [1] * rank)
+    dilations = given.get("dilations", [1] * rank)
+    pads = _pads(x.shape[2:], kernel, strides, dilations, given)
+    ceil = bool(given.get("ceil_mode", 0))
+    if rank != 2 or (ceil and not largest):
+        raise ModelError("only pooling over two axes, averages without ceil_mode, is simulated")
+    if largest:
+        x = F.pad(x, _torch_padding(pads), value=-math.inf)
+        return F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
+    summed = F.avg_pool2d(F.pad(x, _torch_padding(pads)), kernel, strides, divisor_override=1)
+    if given.get("count_include_pad", 0):
+        return summed / math.prod(kernel)
+    ones = F.pad(torch.ones_like(x[:1, :1]), _torch_padding(pads))
+    return summed / F.avg_pool2d(ones, kernel, strides, divisor_override=1)
+
+
+def _first(inputs: Inputs) -> Tensor:
+    assert inputs[0] is not None
+    return inputs[0]
+
+
+def _integers(inputs: Inputs, position: int, fallback: Sequence[int] | None = None) -> list[int]:
+    given = inputs[position] if len(inputs) > position else None
+    if given is None:
+        return list(fallback or [])
+    return [int(v) for v in given.flatten().tolist()]
+
+
+def _clip(inputs: Inputs, given: Attributes) -> Tensor:
+    low = inputs[1] if len(inputs) > 1 else None
+    high = inputs[2] if len(inputs) > 2 else None
+    return _first(inputs).clamp(
+        None if low is None else float(low), None if high is None else float(high)
+    )
+
+
+def _reshape(inputs: Inputs, given: Attributes) -> Tensor:
+    """Reshape; a leading extent that is the exported batch follows the actual batch."""
+    x, target = _first(inputs), _integers(inputs, 1)
+    if not given.get("allowzero", 0):
+        target = [x.shape[i] if extent == 0 else extent for i, extent in enumerate(target)]
+    known = math.prod(extent for extent in target if extent > 0)
+    if -1 not in target and known != x.numel():
+        target[0] = target[0] * x.numel() // known
+    elif -1 in target and target[0] > 0:
+        batch = x.shape[0]
+        if target[0] == 1 and batch > 1:
+            target[0] = batch
+    return x.reshape(target)
+
+
+def _flatten(inputs: Inputs, given: Attributes) -> Tensor:
+    x, axis = _first(inputs), given.get("axis", 1)
+    return x.reshape(math.prod(x.shape[:axis]), -1)
+
+
+def _reduce(run: Callable[..., Tensor]) -> Operator:
+    def reduce(inputs: Inputs, given: Attributes) -> Tensor:
+        x = _first(inputs)
+        axes = _integers(inputs, 1, given.get("axes", list(range(x.dim()))))
+        return run(x, dim=axes, keepdim=bool(given.get("keepdims", 1)))
+
+    return reduce
+
+
+def _slice(inputs: Inputs, given: Attributes) -> Tensor:
+    x = _first(inputs)
+    starts, ends = _integers(inputs, 1), _integers(inputs, 2)
+    axes = _integers(inputs, 3, range(len(starts)))
+    steps = _integers(inputs, 4, [1] * len(starts))
+    index: list[slice] = [slice(None)] * x.dim()
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step < 1:
+            raise ModelError("Slice with a negative step cannot be simulated")
+        index[axis] = slice(start, end, step)
+    return x[tuple(index)]
+
+
+def _split(inputs: Inputs, given: Attributes) -> tuple[Tensor, ...]:
+    x, axis = _first(inputs), given.get("axis", 0)
+    sizes = _integers(inputs, 1)
+    if not sizes:
+        count = given["num_outputs"]
+        return tuple(x.split(math.ceil(x.shape[axis] / count), axis))
+    return tuple(x.split(sizes, axis))
+
+
+def _squeeze(inputs: Inputs, given: Attributes) -> Tensor:
+    x = _first(inputs)
+    ones = [axis for axis, extent in enumerate(x.shape) if extent == 1 and axis]
+    axes = _integers(inputs, 1, ones)
+    return x.squeeze(tuple(axes))
+
+
+def _unsqueeze(inputs: Inputs, given: Attributes) -> Tensor:
+    x = _first(inputs)
+    rank = x.dim() + len(_integers(inputs, 1))
+    for axis in sorted(a % rank for a in _integers(inputs, 1)):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _pad(inputs: Inputs, given: Attributes) -> Tensor:
+    if given.get("mode", b"constant") != b"constant" or len(inputs) > 3:
+        raise ModelError("only constant padding over all axes is simulated")
+    value = inputs[2] if len(inputs) > 2 else None
+    return F.pad(_first(inputs), _torch_padding(_integers(inputs, 1)), value=float(value or 0.0))
+
+
+def _layer_norm(inputs: Inputs, given: Attributes) -> Tensor:
+    x = _first(inputs)
+    axis = given.get("axis", -1) % x.dim()
+    bias = inputs[2] if len(inputs) > 2 else None
+    return F.layer_norm(x, x.shape[axis:], inputs[1], bias, given.get("epsilon", 1e-5))
+
+
+def _batch_norm(inputs: Inputs, given: Attributes) -> Tensor:
+    x, scale, shift, mean, variance = inputs
+    assert x is not None
+    return F.batch_norm(x, mean, variance, scale, shift, eps=given.get("epsilon", 1e-5))
+
+
+def _gather(inputs: Inputs, given: Attributes) -> Tensor:
+    x, index = _first(inputs), inputs[1]
+    assert index is not None
+    axis = given.get("axis", 0)
+    return x[(slice(None),) * axis + (index.long(),)]
+
+
+def _elementwise(run: Callable[..., Tensor]) -> Operator:
+    return lambda inputs, given: run(*inputs)
+
+
+_OPERATORS: dict[str, Operator] = {
+    "Conv": lambda i, a: convolve(_first(i), i[1], i[2] if len(i) > 2 else None, a),  # type: ignore[arg-type]
+    "ConvTranspose": _transposed,
+    "Gemm": lambda i, a: product(_first(i), i[1], i[2] if len(i) > 2 else None, a),  # type: ignore[arg-type]
+    "MatMul": lambda i, a: product(_first(i), i[1], None, a),  # type: ignore[arg-type]
+    **{
+        kind: _elementwise(run)
+        for kind, run in {
+            "Relu": torch.relu,
+            "Sigmoid": torch.sigmoid,
+            "Tanh": torch.tanh,
+            "Erf": torch.erf,
+            "Exp": torch.exp,
+            "Log": torch.log,
+            "Sqrt": torch.sqrt,
+            "Neg": torch.neg,
+            "Abs": torch.abs,
+            "HardSwish": F.hardswish,
+            "Add": torch.add,
+            "Sub": torch.sub,
+            "Mul": torch.mul,
+            "Div": torch.div,
+            "Pow": torch.pow,
+            "Min": torch.minimum,
+            "Max": torch.maximum,
+            "Identity": torch.clone,
+        }.items()
+    },
+    "Clip": _clip,
+    "LeakyRelu": lambda i, a: F.leaky_relu(_first(i), a.get("alpha", 0.01)),
+    "Elu": lambda i, a: F.elu(_first(i), a.get("alpha", 1.0)),
+    "PRelu": lambda i, a: torch.where(_first(i) > 0, _first(i), _first(i) * i[1]),  # type: ignore[operator]
+    "HardSigmoid": lambda i, a: (_first(i) * a.get("alpha", 0.2) + a.get("beta", 0.5)).clamp(0, 1),
+    "Gelu": lambda i, a: F.gelu(_first(i), approximate=a.get("approximate", b"none").decode()),
+    "Softmax": lambda i, a: torch.softmax(_first(i), a.get("axis", -1)),
+    "LogSoftmax": lambda i, a: torch.log_softmax(_first(i), a.get("axis", -1)),
+    "Concat": lambda i, a: torch.cat([x for x in i if x is not None], a["axis"]),
+    "GlobalAveragePool": lambda i, a: _first(i).mean(list(range(2, _first(i).dim())), keepdim=True),
+    "GlobalMaxPool": lambda i, a: _first(i).amax(list(range(2, _first(i).dim())), keepdim=True),
+    "AveragePool": lambda i, a: _pool(i, a, largest=False),
+    "MaxPool": lambda i, a: _pool(i, a, largest=True),
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Transpose": lambda i, a: _first(i).permute(
+        a.get("perm", list(reversed(range(_first(i).dim()))))
+    ),
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "ReduceMean": _reduce(torch.mean),
+    "ReduceSum": _reduce(torch.sum),
+    "ReduceMax": _reduce(torch.amax),
+    "Slice": _slice,
+    "Split": _split,
+    "Pad": _pad,
+    "Gather": _gather,
+    "LayerNormalization": _layer_norm,
+    "BatchNormalization": _batch_norm,
+}
+
+
+def constant(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+    """Return a constant of the model as a tensor of its own memory."""
+    return torch.from_numpy(np.array(array))
