@@ -1,0 +1,205 @@
+"""Latency of every layer of one network, measured in context.
+
+A layer's cost inside a network is not its cost alone: neighbours decide layout changes, lost
+fusions and what the caches hold. So whole networks are timed, each under a policy of a design and
+paired with the float network, and the table is the linear model that explains these times:
+
+    time / float time = 1 + sum over integer layers, integer glue and conversions of their effect
+
+with a physical prior from one profile of the float and one of the all-integer network.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.errors import BackendError
+from costmodels.measurement import Measurement
+from costmodels.table import FloatArray
+from hil.design import Pattern, patterns
+from hil.ort import Runner, one_feed
+from hil.profile import node_shares
+from hil.regression import Fit, fit
+from hil.timing import TimingOptions, time_interleaved
+from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.export import Exporter, not_deployable
+from quantization.formats import formats
+from quantization.network import Network
+from quantization.policy import Policy
+from quantization.quantizer import Float32Array
+
+INTEGER = BitWidths(8, 8)
+"""Stands for every deployable integer choice: they all execute the same kernels."""
+
+_TURNS = TimingOptions(blocks=3, samples=5, warm_runs=1)
+_HELD_OUT = 7
+"""Every seventh policy is held out of the fit and tells its error."""
+_LEAST_POLICIES = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """One policy of the design and its paired timing."""
+
+    pattern: Pattern
+    ratio: float
+    measurement: Measurement
+    reference: Measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What calibrating one network gives.
+
+    Args:
+        float_s: p10 of the float network in seconds.
+        float_shares: share of the float network's time, by node name.
+        fit: effects relative to the float network's time, in the order of `Effects`.
+        effects: what the coefficients stand for.
+        timed: every timed policy.
+        held_out_error: mean absolute relative error on policies that were not fitted.
+        held_out: how many these were.
+    """
+
+    float_s: float
+    float_shares: dict[str, float]
+    fit: Fit
+    effects: "Effects"
+    timed: tuple[Timed, ...]
+    held_out_error: float
+    held_out: int
+
+
+class Effects:
+    """The columns of the linear model, and how a policy turns into a row.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.layers = network.layer_names
+        self.glue = tuple(glue.name for glue in network.glue if glue.integer)
+        self.conversions = tuple(
+            (tensor.name, target)
+            for tensor in network.tensors
+            for target in (Format.INT8, Format.FLOAT32)
+        )
+        self.count = len(self.layers) + len(self.glue) + len(self.conversions)
+
+    @property
+    def blocks(self) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """(D,): 0 for layers, 1 for glue, 2 and 3 for conversions to integers and to floats."""
+        target = [2 if target is Format.INT8 else 3 for _, target in self.conversions]
+        return np.array([0] * len(self.layers) + [1] * len(self.glue) + target, np.intp)
+
+    def row(self, policy: Policy) -> FloatArray:
+        """Return the features of `policy`, (D,)."""
+        chosen = formats(self.network, policy)
+        integer = [not policy[name].reads.is_float for name in self.layers]
+        glue = [not chosen.reads[name].is_float for name in self.glue]
+        paid = {(tensor, target) for tensor, _, target in chosen.conversions}
+        return np.array([*integer, *glue, *(key in paid for key in self.conversions)], float)
+
+    def prior(
+        self, float_shares: dict[str, float], integer_shares: dict[str, float], ratio: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return prior means and relative deviations of all effects, (D,) each.
+
+        Args:
+            float_shares: share of the float network's time by node.
+            integer_shares: the same of the all-integer network.
+            ratio: time of the all-integer network over the float one.
+        """
+        nodes = (*self.layers, *self.glue)
+        before = np.array([float_shares.get(name, 0.0) for name in nodes])
+        after = np.array([integer_shares.get(name, 0.0) for name in nodes]) * ratio
+        # A conversion streams its tensor once; what streaming costs is fitted (the block's scale),
+        # so only proportions matter here.
+        counts = [self.network.tensor_by_name[name].count for name, _ in self.conversions]
+        streamed = np.array(counts) / max(sum(counts), 1)
+        mean = np.concatenate([after - before, streamed])
+        spread = np.concatenate([before + after + 1e-3, streamed + 1e-3])
+        return mean, spread
+
+
+def calibrate_network(
+    exporter: Exporter,
+    inputs: Float32Array,
+    *,
+    seconds: float,
+    threads: int,
+    seed: int,
+    progress: Callable[[float, str], None],
+) -> Calibration:
+    """Time policies of one network for about `seconds`, and fit the table's effects.
+
+    Args:
+        exporter: builds the policies; `ExportOptions.pack` off saves loading time.
+        inputs: at least one input, (N, ...); the first batch is what runs.
+        seconds: wall time, including building and loading.
+        threads: of the runtime.
+        seed: of the design.
+        progress: called with the share done and what is being done.
+
+    Raises:
+        BackendError: if the time was too short for a fit.
+    """
+    network, feed = exporter.network, one_feed(exporter.network, inputs)
+    free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
+    started = time.perf_counter()
+    reference = Runner(exporter.build(Policy({})), threads, feed)
+    timed: list[Timed] = []
+    uniform = [free, ~free & False]
+    for pattern in itertools.chain(uniform, patterns(free, seed)):
+        elapsed = time.perf_counter() - started
+        if elapsed > seconds and len(timed) > 2:
+            break
+        progress(min(elapsed / seconds, 1.0), f"{len(timed)} policies timed")
+        timed.append(_time(exporter, pattern, reference, threads, feed, seed + len(timed)))
+    if len(timed) < _LEAST_POLICIES:
+        raise BackendError(
+            f"{seconds:.0f} s were enough for {len(timed)} policies only; "
+            f"{_LEAST_POLICIES} are needed: give more time"
+        )
+    progress(1.0, f"{len(timed)} policies timed")
+    float_shares = node_shares(exporter, Policy({}), threads, feed)
+    integer_shares = node_shares(exporter, as_policy(network, free), threads, feed)
+    effects = Effects(network)
+    prior = effects.prior(float_shares, integer_shares, timed[0].ratio)
+    rows = np.array([effects.row(as_policy(network, t.pattern)) for t in timed])
+    ratios = np.array([t.ratio for t in timed])
+    held = np.arange(len(timed)) % _HELD_OUT == _HELD_OUT - 1
+    trial = fit(rows[~held], ratios[~held] - 1, *prior, effects.blocks)
+    error = np.abs((1 + trial.predict(rows[held])) / ratios[held] - 1).mean()
+    final = fit(rows, ratios - 1, *prior, effects.blocks)
+    float_s = float(np.median([t.reference.p10_s for t in timed]))
+    return Calibration(
+        float_s, float_shares, final, effects, tuple(timed), float(error), int(held.sum())
+    )
+
+
+def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
+    """Return the policy that runs the layers of `pattern` as integers, the others as floats."""
+    pairs = zip(network.layer_names, pattern, strict=True)
+    return Policy({name: INTEGER if integer else FLOAT32 for name, integer in pairs})
+
+
+def _time(
+    exporter: Exporter,
+    pattern: Pattern,
+    reference: Runner,
+    threads: int,
+    feed: dict[str, Float32Array],
+    seed: int,
+) -> Timed:
+    policy = as_policy(exporter.network, pattern)
+    candidate = Runner(exporter.build(policy), threads, feed)
+    turns = TimingOptions(_TURNS.blocks, _TURNS.samples, _TURNS.warm_runs, _TURNS.sample_s, seed)
+    found = time_interleaved({"policy": candidate, "float": reference}, turns)
+    ratio = found["policy"].p10_s / found["float"].p10_s
+    return Timed(pattern, ratio, found["policy"], found["float"])

@@ -1,0 +1,92 @@
+"""ONNX Runtime on the CPU: sessions with fixed threads, and what they really execute."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from quantization.network import Network
+from quantization.quantizer import Float32Array
+
+PROVIDER = "CPUExecutionProvider"
+_FATAL_ONLY = 4
+
+
+class Runner:
+    """A loaded model, run with fixed inputs.
+
+    Args:
+        model: serialized ONNX model.
+        threads: threads within an operator; operators run one after the other.
+        feed: inputs by name that every `__call__` uses.
+    """
+
+    def __init__(self, model: bytes, threads: int, feed: Mapping[str, Float32Array]) -> None:
+        import onnxruntime as ort
+
+        self._session = ort.InferenceSession(model, session_options(threads), providers=[PROVIDER])
+        self._feed = dict(feed)
+
+    def __call__(self) -> list[np.ndarray[Any, Any]]:
+        """Run once on the fixed inputs."""
+        outputs: list[np.ndarray[Any, Any]] = self._session.run(None, self._feed)
+        return outputs
+
+    def run(self, feed: Mapping[str, Float32Array]) -> list[np.ndarray[Any, Any]]:
+        """Run once on other inputs."""
+        outputs: list[np.ndarray[Any, Any]] = self._session.run(None, dict(feed))
+        return outputs
+
+
+def session_options(threads: int) -> Any:
+    """Return options that fix what timing depends on and change no graph optimization."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options
+
+
+def recorded_options(threads: int) -> dict[str, object]:
+    """Return what `session_options` fixes, for records."""
+    return {
+        "provider": PROVIDER,
+        "threads": threads,
+        "execution": "sequential",
+        "denormals": "zero",
+        "optimization": "default",
+    }
+
+
+def optimized_graph(model: bytes) -> onnx.GraphProto:
+    """Return the graph that a default session makes of `model`."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model, options, providers=[PROVIDER])
+        return onnx.load_model(path).graph
+
+
+def random_inputs(network: Network, count: int, seed: int = 0) -> Float32Array:
+    """Return made-up inputs, (count, ...): standard normal. For timing only, never for accuracy."""
+    shape = network.tensor_by_name[network.input_names[0]].shape
+    normal = np.random.default_rng(seed).standard_normal((count, *shape[1:]))
+    return normal.astype(np.float32)
+
+
+def one_feed(network: Network, inputs: Float32Array) -> dict[str, Float32Array]:
+    """Return the first batch of `inputs` as a feed."""
+    name = network.input_names[0]
+    batch = network.tensor_by_name[name].shape[0]
+    return {name: np.ascontiguousarray(np.resize(inputs[:batch], (batch, *inputs.shape[1:])))}
