@@ -1,1 +1,1 @@
-"""What it costs: cost tables, the one interface that the search asks, and its table-based backends."""
+"""What it costs: cost tables, the `CostModel` interface, and backends based on tables."""

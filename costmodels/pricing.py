@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.errors import UnsupportedChoiceError
+from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.table import CostTable, FloatArray
 from quantization.bits import Format
 from quantization.formats import float_glue_codes, wiring
@@ -155,8 +155,11 @@ class PricedNetwork:
         """Return the index array of `policies` in terms of the table's choices, (P, L).
 
         Raises:
+            TableError: if the policies are of other layers, or of the layers in another order.
             UnsupportedChoiceError: if the table does not hold a choice.
         """
+        if policies.layers != self.table.layers:
+            raise TableError("the policies are not of the layers of this table, in their order")
         position = {bits: i for i, bits in enumerate(self.table.choices)}
         missing = [str(bits) for bits in policies.choices if bits not in position]
         if missing:

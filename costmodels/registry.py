@@ -27,12 +27,12 @@ def backend(text: str, context: BackendContext | None = None) -> CostModel:
     name, _, argument = text.partition(":")
     points = backends()
     if name not in points:
-        known = ", ".join(points)
+        known = ", ".join(points) or "none; is the package installed?"
         raise BackendError(
             f"no cost backend {name!r}{did_you_mean(name, points)}; registered: {known}"
         )
     try:
         factory: BackendFactory = points[name].load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise BackendError(f"backend {name!r} cannot be loaded: {error}") from error
     return factory(argument, context or BackendContext())

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
-from costmodels.table import CostTable
+from costmodels.pricing import total
+from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import BitWidths
 from quantization.network import Network
+from quantization.policy import PolicyBatch
 
 
 class TableReplay(TableBackend):
@@ -33,6 +35,17 @@ class TableReplay(TableBackend):
         self.require(metric)
         self._table.check(network)
         return self._table.restrict(choices)
+
+    def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
+        """Price from the whole stored table: it is compiled once, whatever choices are asked for.
+
+        Raises:
+            BackendError: if it holds another metric.
+            TableError: if it is of another network.
+            UnsupportedChoiceError: if a policy uses bits that it does not hold or support.
+        """
+        self.require(metric)
+        return total(self._table, network, policies)
 
 
 def create(argument: str, context: BackendContext) -> TableReplay:

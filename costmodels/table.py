@@ -1,6 +1,6 @@
 """Cost tables: what each layer, glue operator and conversion of one network costs."""
 
-import enum
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,87 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from costmodels.cells import (
+    BoolArray,
+    Cells,
+    FloatArray,
+    Provenance,
+    TextArray,
+    cells_from_json,
+    cells_from_rows,
+    cells_to_json,
+    select,
+)
 from costmodels.errors import TableError
 from costmodels.units import UNITS, Metric, Unit
 from quantization.bits import BitWidths, Format, formats_of
 from quantization.network import Network
 
+__all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Provenance", "TextArray"]
+
 VERSION = 1
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-TextArray = npt.NDArray[np.str_]
-
-
-class Provenance(enum.StrEnum):
-    """Where the value of a cell comes from."""
-
-    MEASURED = "measured"
-    CALIBRATED = "calibrated"
-    ANALYTICAL = "analytical"
-    EXACT = "exact"
-    ASSUMED = "assumed"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One block of a table: values, and for each what is known about it.
-
-    Args:
-        value: the costs; infinite exactly where not supported.
-        kernel: the executed kernel, such as ``QLinearConv``; empty where not known.
-        provenance: names of `Provenance`; ``absent`` exactly where not supported.
-        uncertainty: one standard deviation in the unit of the values; None if not known.
-
-    All arrays have the same shape.
-
-    Raises:
-        TableError: if shapes differ, a value is NaN, or provenance contradicts support.
-    """
-
-    value: FloatArray
-    kernel: TextArray
-    provenance: TextArray
-    uncertainty: FloatArray | None = None
-
-    def __post_init__(self) -> None:
-        shape = self.value.shape
-        spread = self.value if self.uncertainty is None else self.uncertainty
-        if not self.kernel.shape == self.provenance.shape == spread.shape == shape:
-            raise TableError(f"the arrays of a block differ in shape, expected {shape}")
-        if np.isnan(self.value).any() or np.isneginf(self.value).any():
-            raise TableError("a cost is NaN or minus infinity")
-        if not set(np.unique(self.provenance)) <= {p.value for p in Provenance}:
-            raise TableError("unknown provenance in a table")
-        if not np.array_equal(self.provenance == Provenance.ABSENT.value, ~self.supported):
-            raise TableError("a cell is absent exactly where its value is infinite")
-
-    @property
-    def supported(self) -> BoolArray:
-        """Where the backend can run, or price, the cell."""
-        return np.isfinite(self.value)
-
-    @classmethod
-    def of(
-        cls,
-        value: FloatArray,
-        provenance: Provenance | TextArray,
-        *,
-        kernel: str | TextArray = "",
-        uncertainty: FloatArray | None = None,
-    ) -> "Cells":
-        """Build a block; a single provenance or kernel holds for all supported cells."""
-        value = np.asarray(value, np.float64)
-        supported = np.isfinite(value)
-
-        def spread(given: str | TextArray, absent: str) -> TextArray:
-            return np.where(supported, np.broadcast_to(np.asarray(given), value.shape), absent)
-
-        text = provenance.value if isinstance(provenance, Provenance) else provenance
-        return cls(value, spread(kernel, ""), spread(text, Provenance.ABSENT.value), uncertainty)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +109,17 @@ class CostTable:
         """Raise unless the table is one of `network`.
 
         Raises:
-            TableError: if the digests differ.
+            TableError: if the digests or the names differ.
         """
         if self.network != network.digest:
             raise TableError(
                 f"the table is of another network (digest {self.network[:12]}, "
                 f"this one has {network.digest[:12]}); calibrate this network"
             )
+        glue = tuple(glue.name for glue in network.glue)
+        tensors = tuple(tensor.name for tensor in network.tensors)
+        if (self.layers, self.glue_names, self.tensors) != (network.layer_names, glue, tensors):
+            raise TableError("the table's names are not those of its network; calibrate it anew")
 
     def restrict(self, choices: Sequence[BitWidths]) -> "CostTable":
         """Return the table of `choices` only, in that order.
@@ -200,9 +144,9 @@ class CostTable:
             tuple(choices),
             self.glue_names,
             self.tensors,
-            _select(self.unary, np.ix_(range(len(self.layers)), columns)),
-            _select(self.glue, np.ix_(range(len(self.glue_names)), kept)),
-            _select(self.conversion, np.ix_(range(len(self.tensors)), kept, kept)),
+            select(self.unary, np.ix_(range(len(self.layers)), columns)),
+            select(self.glue, np.ix_(range(len(self.glue_names)), kept)),
+            select(self.conversion, np.ix_(range(len(self.tensors)), kept, kept)),
             self.constant,
             self.source,
             self.measurements,
@@ -222,11 +166,12 @@ class CostTable:
                 "glue_names": list(self.glue_names),
                 "tensors": list(self.tensors),
                 "formats": [f.label for f in self.formats],
-                **{name: _cells_to_json(getattr(self, name)) for name in _BLOCKS},
+                **{name: cells_to_json(getattr(self, name)) for name in _BLOCKS},
                 "constant": self.constant,
                 "source": dict(self.source),
                 "measurements": list(self.measurements),
-            }
+            },
+            allow_nan=False,
         )
 
     @classmethod
@@ -248,7 +193,10 @@ class CostTable:
             )
         try:
             choices = tuple(BitWidths.parse(c) for c in content["choices"])
-            f = len(formats_of(choices))
+            labels = [f.label for f in formats_of(choices)]
+            if content["formats"] != labels:
+                raise TableError(f"the formats of its choices are {', '.join(labels)}")
+            f = len(labels)
             shapes = {
                 "unary": (len(content["layers"]), len(choices)),
                 "glue": (len(content["glue_names"]), f),
@@ -263,12 +211,14 @@ class CostTable:
                 choices=choices,
                 glue_names=tuple(content["glue_names"]),
                 tensors=tuple(content["tensors"]),
-                **{name: _cells_from_json(content[name], shapes[name]) for name in _BLOCKS},
+                **{name: cells_from_json(content[name], shapes[name]) for name in _BLOCKS},
                 constant=content["constant"],
-                source=content["source"],
-                measurements=content["measurements"],
+                source=dict(content["source"]),
+                measurements=list(content["measurements"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise TableError(f"the cost table is damaged: it has no {error}") from None
+        except (AttributeError, TypeError, ValueError) as error:
             raise TableError(f"the cost table is damaged: {error}") from None
 
     @classmethod
@@ -308,10 +258,8 @@ class CostTable:
             for where in np.ndindex(*cells.value.shape):
                 keys = [axis[i] for axis, i in zip(names, where, strict=True)]
                 spread = np.nan if cells.uncertainty is None else cells.uncertainty[where]
-                rows.append(
-                    (block, *keys, *([""] * (3 - len(keys))), cells.value[where])
-                    + (cells.kernel[where], cells.provenance[where], spread)
-                )
+                known = (cells.value[where], cells.kernel[where], cells.provenance[where], spread)
+                rows.append((block, *keys, *([""] * (3 - len(keys))), *known))
         frame = pd.DataFrame(rows, columns=_COLUMNS)
         frame.attrs = {
             "metric": self.metric.value,
@@ -331,17 +279,27 @@ class CostTable:
         """Rebuild a table from what `to_frame` returned, or from the same columns read from CSV.
 
         Args:
-            frame: columns as in `to_frame`, any order of rows within a block's own order of names.
+            frame: columns as in `to_frame`; names and choices take the order in which they first
+                occur in their block.
             attrs: what is one for the whole table; defaults to ``frame.attrs``.
 
         Raises:
-            TableError: if columns, cells or attributes are missing.
+            TableError: if columns, cells or attributes are missing or hold what they must not.
         """
-        about = attrs if attrs is not None else frame.attrs
+        about: Mapping[Any, Any] = attrs if attrs is not None else frame.attrs
         if missing := [c for c in _COLUMNS if c not in frame.columns]:
             raise TableError(f"columns missing: {', '.join(missing)}")
         if missing := [k for k in ("metric", "unit", "statistic", "network") if k not in about]:
             raise TableError(f"attributes missing: {', '.join(missing)}")
+        try:
+            return cls._from_rows(frame, about)
+        except TableError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise TableError(f"the cost table is damaged: {error}") from None
+
+    @classmethod
+    def _from_rows(cls, frame: pd.DataFrame, about: Mapping[str, Any]) -> "CostTable":
         by_block = {block: frame[frame["block"] == block] for block in ("constant", *_BLOCKS)}
         layers = list(dict.fromkeys(by_block["unary"]["name"]))
         choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
@@ -359,9 +317,9 @@ class CostTable:
             choices=choices,
             glue_names=tuple(glue_names),
             tensors=tuple(tensors),
-            unary=_cells_from_rows(by_block["unary"], layers, [str(c) for c in choices]),
-            glue=_cells_from_rows(by_block["glue"], glue_names, labels),
-            conversion=_cells_from_rows(by_block["conversion"], tensors, labels, labels),
+            unary=cells_from_rows(by_block["unary"], layers, [str(c) for c in choices]),
+            glue=cells_from_rows(by_block["glue"], glue_names, labels),
+            conversion=cells_from_rows(by_block["conversion"], tensors, labels, labels),
             constant=float(by_block["constant"]["value"].iloc[0]),
             source=dict(about.get("source", {})),
         )
@@ -369,7 +327,8 @@ class CostTable:
     def to_csv(self) -> str:
         """Return `to_frame` as CSV behind one comment line that holds the attributes as JSON."""
         frame = self.to_frame()
-        return f"# {json.dumps(frame.attrs)}\n" + frame.to_csv(index=False)
+        about = json.dumps(frame.attrs, allow_nan=False)
+        return f"# {about}\n" + frame.to_csv(index=False, lineterminator="\n")
 
     @classmethod
     def from_csv(cls, text: str) -> "CostTable":
@@ -378,78 +337,21 @@ class CostTable:
         Raises:
             TableError: if the first line or the columns are not as `to_csv` writes them.
         """
-        import io
-
         first, _, rest = text.partition("\n")
         try:
             attrs = json.loads(first.removeprefix("#"))
         except json.JSONDecodeError:
-            raise TableError("the first line of the CSV must be '# {JSON attributes}'") from None
-        keep = dict.fromkeys(("name", "given", "target", "kernel"), str)
-        frame = pd.read_csv(
-            io.StringIO(rest),
-            dtype=keep,
-            keep_default_na=False,
-            na_values={"uncertainty": [""]},
-            float_precision="round_trip",
-        )
+            attrs = None
+        if not isinstance(attrs, dict):
+            raise TableError("the first line of the CSV must be '# {JSON attributes}'")
+        try:
+            frame = pd.read_csv(io.StringIO(rest), dtype=str, keep_default_na=False)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise TableError(f"the table is no CSV: {' '.join(str(error).split())}") from None
+        if "uncertainty" in frame.columns:
+            frame["uncertainty"] = frame["uncertainty"].replace("", "nan")
         return cls.from_frame(frame, attrs)
 
 
 _BLOCKS = ("unary", "glue", "conversion")
 _COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance", "uncertainty"]
-
-
-def _select(cells: Cells, where: tuple[npt.NDArray[np.intp], ...]) -> Cells:
-    spread = None if cells.uncertainty is None else cells.uncertainty[where]
-    return Cells(cells.value[where], cells.kernel[where], cells.provenance[where], spread)
-
-
-def _cells_to_json(cells: Cells) -> dict[str, Any]:
-    value = cells.value.astype(object)
-    value[~cells.supported] = None
-    return {
-        "value": value.tolist(),
-        "kernel": cells.kernel.tolist(),
-        "provenance": cells.provenance.tolist(),
-        "uncertainty": None if cells.uncertainty is None else cells.uncertainty.tolist(),
-    }
-
-
-def _cells_from_json(content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
-    # An axis of length 0 disappears in nested lists, hence the reshapes.
-    value = np.array(content["value"], object)
-    value[value == None] = np.inf  # noqa: E711 - elementwise on an object array
-    spread = content["uncertainty"]
-    return Cells(
-        value.astype(np.float64).reshape(shape),
-        np.array(content["kernel"], np.str_).reshape(shape),
-        np.array(content["provenance"], np.str_).reshape(shape),
-        None if spread is None else np.array(spread, np.float64).reshape(shape),
-    )
-
-
-def _cells_from_rows(rows: pd.DataFrame, *axes: Sequence[str]) -> Cells:
-    shape = tuple(len(axis) for axis in axes)
-    keys = rows[["name", "given", "target"][: len(axes)]]
-    positions = [{name: i for i, name in enumerate(axis)} for axis in axes]
-    try:
-        where = tuple(
-            np.array([position[k] for k in keys.iloc[:, i]], np.intp)
-            for i, position in enumerate(positions)
-        )
-    except KeyError as error:
-        raise TableError(f"a row names {error.args[0]!r}, which its block does not have") from None
-    seen = np.zeros(shape, np.int64)
-    np.add.at(seen, where, 1)
-    if (seen != 1).any():
-        raise TableError("each cell must stand in exactly one row")
-    value = np.empty(shape)
-    kernel, provenance = (np.empty(shape, object) for _ in range(2))
-    uncertainty = np.empty(shape)
-    value[where] = rows["value"].astype(float)
-    kernel[where] = rows["kernel"]
-    provenance[where] = rows["provenance"]
-    uncertainty[where] = rows["uncertainty"].astype(float)
-    known = None if np.isnan(uncertainty).all() else uncertainty
-    return Cells(value, kernel.astype(np.str_), provenance.astype(np.str_), known)

@@ -1,6 +1,7 @@
 """Metrics, units and prefixes: the only module that parses or prints them."""
 
 import enum
+import math
 import re
 
 from quantization.errors import BudgetError
@@ -38,6 +39,7 @@ _SMALL = {"": 1.0, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1e-9, "p": 1e-12}
 _BYTES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)")
+_GREEK_MU = "\N{GREEK SMALL LETTER MU}"
 
 
 def parse_quantity(text: str, metric: Metric) -> float:
@@ -52,14 +54,14 @@ def parse_quantity(text: str, metric: Metric) -> float:
     >>> parse_quantity("4MB", Metric.SIZE), parse_quantity("4MiB", Metric.SIZE)
     (4000000.0, 4194304.0)
     """
-    match = _QUANTITY.fullmatch(text.strip())
+    match = _QUANTITY.fullmatch(text.strip().replace(_GREEK_MU, "µ"))
     unit = SI_UNIT[metric].value
     prefixes = {**_BYTES, **_BINARY} if metric is Metric.SIZE else _SMALL
     if match is not None and match[2].endswith(unit):
         factor = prefixes.get(match[2].removesuffix(unit))
-        value = float(match[1])
-        if factor is not None and value > 0:
-            return value * factor
+        value = float(match[1]) * (factor or 0.0)
+        if 0 < value < math.inf:
+            return value
     example = {Metric.LATENCY: "8ms", Metric.ENERGY: "2mJ", Metric.SIZE: "4MB"}[metric]
     raise BudgetError(
         f"{text!r} is no {metric.value}; write a positive number with unit: {example}"
@@ -73,13 +75,13 @@ def parse_duration(text: str) -> float:
         BudgetError: if the text is none.
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(s|m|min|h)", text.strip())
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise BudgetError(f"{text!r} is no duration; write for example 60s or 5m")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 
 def format_quantity(value: float, unit: Unit) -> str:
-    """Print a value with three significant digits and a decimal prefix.
+    """Print a finite value with three significant digits and a decimal prefix.
 
     >>> format_quantity(0.00153, Unit.SECONDS), format_quantity(75947, Unit.BYTES)
     ('1.53 ms', '75.9 kB')
@@ -89,11 +91,12 @@ def format_quantity(value: float, unit: Unit) -> str:
     steps = [("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)]
     if unit is not Unit.BYTES:
         steps = [("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9), ("p", 1e-12)]
+    rounded = float(f"{value:.3g}")  # first, because 999.6 µs is 1.00 ms
     prefix, scale = next(
-        ((p, s) for p, s in steps if abs(value) >= s * 0.9995), steps[-1] if value else ("", 1.0)
+        ((p, s) for p, s in steps if abs(rounded) >= s), steps[-1] if value else ("", 1.0)
     )
-    scaled = value / scale
-    digits = (
-        0 if scale == 1.0 and unit is Unit.BYTES else max(0, 2 - len(str(int(abs(scaled)))) + 1)
-    )
+    if scale == 1.0 and unit is Unit.BYTES:
+        return f"{value:.0f} {unit.value}"
+    scaled = float(f"{rounded / scale:.3g}")
+    digits = max(0, 3 - len(str(int(abs(scaled)))))
     return f"{scaled:.{digits}f} {prefix}{unit.value}"

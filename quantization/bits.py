@@ -1,6 +1,7 @@
 """Bit-widths of a layer, and the number formats that they imply for tensors."""
 
 import enum
+import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ class BitWidths:
     half: bool = False
 
     def __post_init__(self) -> None:
-        widths = (self.weights, self.activations)
+        try:
+            widths = (operator.index(self.weights), operator.index(self.activations))
+        except TypeError:
+            raise BitWidthError(f"bit-widths are whole numbers; {_EXPECTED}") from None
+        object.__setattr__(self, "weights", widths[0])
+        object.__setattr__(self, "activations", widths[1])
         if self.half:
             valid = widths == (16, 16)
         else:

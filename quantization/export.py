@@ -155,7 +155,9 @@ class Exporter:
         """
         parts = list(self._parts(policy, corrections or {}))
         graph = b"".join((*parts, self._frame))
-        return b"".join((self._header(policy), _GRAPH_TAG, _varint(len(graph)), graph))
+        return b"".join(
+            (self._header_for(self._any_packed(policy)), _GRAPH_TAG, _varint(len(graph)), graph)
+        )
 
     def size_bytes(self, policy: Policy) -> int:
         """Return the size of the file that `build` makes, in bytes, without building it.
@@ -163,8 +165,8 @@ class Exporter:
         Raises:
             PolicyError: as `build`.
         """
-        graph = len(self._frame) + sum(map(len, self._parts(policy, {})))
-        return len(self._header(policy)) + len(_GRAPH_TAG) + len(_varint(graph)) + graph
+        fragments = sum(map(len, self._parts(policy, {})))
+        return self.file_bytes(fragments, packed=self._any_packed(policy))
 
     def layer_bytes(self, layer: str, bits: BitWidths) -> int:
         """Return the bytes that `layer` at `bits` adds to the file."""
@@ -178,10 +180,21 @@ class Exporter:
         """Return the bytes that one conversion adds to the file."""
         return len(self._conversion(tensor, written, target))
 
-    def constant_bytes(self, *, packed: bool) -> int:
-        """Return the bytes of the file besides its fragments, at the largest length prefix."""
-        length_prefix = 5
-        return len(self._frame) + len(self._header_for(packed)) + len(_GRAPH_TAG) + length_prefix
+    def file_bytes(self, fragments: int, *, packed: bool) -> int:
+        """Return the size of a file whose fragments have so many bytes together.
+
+        Args:
+            fragments: bytes of the layers', glue's and conversions' fragments.
+            packed: whether any layer's weights are stored as bit planes.
+        """
+        graph = fragments + len(self._frame)
+        return len(self._header_for(packed)) + len(_GRAPH_TAG) + len(_varint(graph)) + graph
+
+    @property
+    def largest_overhead_bytes(self) -> int:
+        """The most that a file has besides its fragments."""
+        longest_prefix = 5
+        return len(self._header_for(True)) + len(_GRAPH_TAG) + longest_prefix + len(self._frame)
 
     def is_packed(self, bits: BitWidths) -> bool:
         """Whether weights at `bits` are stored as bit planes."""
@@ -360,12 +373,10 @@ class Exporter:
         frame.output.extend(graph.output)
         return frame.SerializeToString(deterministic=True)
 
-    def _header(self, policy: Policy) -> bytes:
-        return self._header_for(
-            any(
-                self.is_packed(policy[layer.name]) and layer.has_weights
-                for layer in self.network.layers
-            )
+    def _any_packed(self, policy: Policy) -> bool:
+        return any(
+            layer.has_weights and self.is_packed(policy[layer.name])
+            for layer in self.network.layers
         )
 
     def _header_for(self, packed: bool) -> bytes:

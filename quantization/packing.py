@@ -6,6 +6,8 @@ shift, mask, multiply by powers of two, sum over planes, subtract the offset, ca
 inputs are constants, so a runtime folds it when it loads the model and executes plain int8 weights.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -20,7 +22,7 @@ def packed_shape(count: int, bits: int) -> tuple[int, int]:
     return bits, -(-count // 8)
 
 
-def pack(values: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
+def pack(values: npt.NDArray[np.signedinteger], bits: int) -> npt.NDArray[np.uint8]:
     """Cut integers into bit planes.
 
     Args:
@@ -42,12 +44,12 @@ def unpack(
     count = int(np.prod(shape))
     raw = np.unpackbits(planes, axis=1, count=count, bitorder="little").astype(np.int16)
     joined = (raw << np.arange(bits)[:, None]).sum(0) - (1 << (bits - 1))
-    return joined.astype(np.int8).reshape(shape)
+    return np.asarray(joined, np.int8).reshape(shape)
 
 
 def unpack_function(opset: int) -> onnx.FunctionProto:
     """Return the model-local function ``UnpackBitPlanes(planes, shape) -> int8``."""
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "last": np.array([-1], np.int64),
         "first": np.array([0], np.int64),
         "outer": np.array([1, 2], np.int64),
@@ -61,7 +63,7 @@ def unpack_function(opset: int) -> onnx.FunctionProto:
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
         for name, array in constants.items()
     ]
-    steps: list[tuple[str, list[str], str, dict[str, object]]] = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         # (b, m) bytes -> (b, m, 8) bits
         ("Unsqueeze", ["planes", "last"], "bytes", {}),
         ("BitShift", ["bytes", "positions"], "moved", {"direction": "RIGHT"}),

@@ -6,6 +6,8 @@ batch-norm behind a convolution, unique node names, and for each layer its own w
 called ``{layer}.weight`` and ``{layer}.bias``.
 """
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -17,10 +19,14 @@ from onnx.reference import ReferenceEvaluator
 
 from quantization.network import LAYER_KINDS
 
+_LOG = logging.getLogger(__name__)
+
 _MAX_FOLDED_ELEMENTS = 1 << 24
 """A fold that makes a larger constant than this is left to run time: it would bloat the file."""
 
-_NEVER_FOLDED = frozenset({"RandomNormal", "RandomUniform", "Multinomial", "Bernoulli", "Dropout"})
+_NEVER_FOLDED = frozenset(
+    {"RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -88,18 +94,29 @@ def _rename_reads(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
 def resolve_identities(graph: onnx.GraphProto) -> int:
     """Remove Identity and inference-time Dropout nodes; their readers read the original value.
 
-    A node that makes an output of the graph stays: its name is part of the model's interface.
+    One that makes an output of the graph hands the output's name, which is part of the model's
+    interface, to the node before it. It stays if that is an input, a constant or another output.
     """
     outputs = {value.name for value in graph.output}
-    removed = [
-        node
-        for node in graph.node
-        if node.op_type in ("Identity", "Dropout") and not outputs & set(node.output)
-    ]
-    for node in removed:
+    aliases = [node for node in graph.node if node.op_type in ("Identity", "Dropout")]
+    inner = [node for node in aliases if not outputs & set(node.output)]
+    for node in inner:
         graph.node.remove(node)
-    _rename_reads(graph, {node.output[0]: node.input[0] for node in removed})
-    return len(removed)
+    _rename_reads(graph, {node.output[0]: node.input[0] for node in inner})
+    last = [node for node in aliases if outputs & set(node.output)]
+    return len(inner) + sum(_hand_name_back(graph, node, outputs) for node in last)
+
+
+def _hand_name_back(graph: onnx.GraphProto, alias: onnx.NodeProto, outputs: set[str]) -> bool:
+    """Remove `alias`, which makes an output, if the node before it can make that output."""
+    old, new = alias.input[0], alias.output[0]
+    producer = next((node for node in graph.node if old in node.output), None)
+    if producer is None or old in outputs or len([name for name in alias.output if name]) > 1:
+        return False
+    graph.node.remove(alias)
+    producer.output[list(producer.output).index(old)] = new
+    _rename_reads(graph, {old: new})
+    return True
 
 
 def fold_constants(model: onnx.ModelProto) -> int:
@@ -141,7 +158,7 @@ def _is_constant(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> bool:
 
 def _evaluate(
     node: onnx.NodeProto, arrays: dict[str, np.ndarray], model: onnx.ModelProto
-) -> np.ndarray:
+) -> np.ndarray | None:
     names = [name for name in dict.fromkeys(node.input) if name]
     info = [
         onnx.helper.make_tensor_value_info(
@@ -152,7 +169,11 @@ def _evaluate(
     output = onnx.helper.make_empty_tensor_value_info(node.output[0])
     graph = onnx.helper.make_graph([node], "fold", info, [output])
     single = onnx.helper.make_model(graph, opset_imports=model.opset_import)
-    [value] = ReferenceEvaluator(single).run(None, {name: arrays[name] for name in names})
+    try:
+        [value] = ReferenceEvaluator(single).run(None, {name: arrays[name] for name in names})
+    except Exception as error:  # operators of the reference evaluator raise errors of any kind
+        _LOG.debug("%s %r is left to run time: %s", node.op_type, node.name, error)
+        return None
     return np.asarray(value)
 
 
@@ -222,6 +243,8 @@ def fold_batch_norms(graph: onnx.GraphProto) -> int:
     for norm in graph.node:
         if norm.op_type != "BatchNormalization" or len(norm.output) != 1:
             continue
+        if attribute(norm, "training_mode", 0):
+            continue
         layer = producers.get(norm.input[0])
         if layer is None or counts[norm.input[0]] != 1:
             continue
@@ -230,12 +253,12 @@ def fold_batch_norms(graph: onnx.GraphProto) -> int:
             continue
         scale, shift, mean, variance = (arrays[n].astype(np.float64) for n in norm.input[1:])
         factor = scale / np.sqrt(variance + float(attribute(norm, "epsilon", 1e-5)))
-        weight = arrays[layer.input[1]].astype(np.float64)
+        weight = arrays[layer.input[1]]
         column = [1] * weight.ndim
         column[axis] = -1
-        bias = arrays[layer.input[2]].astype(np.float64) if len(layer.input) > 2 else 0.0
-        new_weight = (weight * factor.reshape(column)).astype(np.float32)
-        new_bias = np.broadcast_to((bias - mean) * factor + shift, factor.shape).astype(np.float32)
+        bias = arrays[layer.input[2]].astype(np.float64).ravel() if _has_bias(layer) else 0.0
+        new_weight = (weight.astype(np.float64) * factor.reshape(column)).astype(weight.dtype)
+        new_bias = ((bias - mean) * factor + shift).astype(weight.dtype)
         names = (f"{norm.name}.folded.weight", f"{norm.name}.folded.bias")
         graph.initializer.append(numpy_helper.from_array(new_weight, names[0]))
         graph.initializer.append(numpy_helper.from_array(new_bias, names[1]))
@@ -251,12 +274,19 @@ def fold_batch_norms(graph: onnx.GraphProto) -> int:
 
 def _output_axis(layer: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> int | None:
     """The axis of the weight that runs over output channels, if a scale can be folded there."""
-    if layer.op_type not in ("Conv", "Gemm") or any(name not in arrays for name in layer.input[1:]):
+    constants = [name for name in layer.input[1:] if name]
+    if layer.op_type not in ("Conv", "Gemm") or any(name not in arrays for name in constants):
         return None
     if layer.op_type == "Conv":
         return 0
+    if _has_bias(layer) and math.prod(arrays[layer.input[2]].shape[:-1]) != 1:
+        return None  # another bias for each row
     plain = attribute(layer, "alpha", 1.0) == 1.0 and attribute(layer, "beta", 1.0) == 1.0
     return (0 if attribute(layer, "transB", 0) else 1) if plain else None
+
+
+def _has_bias(layer: onnx.NodeProto) -> bool:
+    return len(layer.input) > 2 and layer.input[2] != ""
 
 
 def own_parameters(graph: onnx.GraphProto) -> int:
@@ -266,29 +296,33 @@ def own_parameters(graph: onnx.GraphProto) -> int:
     others stops being a constant for ONNX Runtime and they lose their fast layout. Returns how
     many parameters were copied because another node reads them too.
     """
-    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     counts = consumer_counts(graph)
-    taken = set(arrays) | {name for node in graph.node for name in (*node.input, *node.output)}
-    copied = 0
-    for node in graph.node:
-        if node.op_type not in LAYER_KINDS:
-            continue
-        for index, role in ((1, "weight"), (2, "bias")):
-            if len(node.input) <= index or node.input[index] not in arrays:
-                continue
-            old = node.input[index]
-            name = f"{node.name}.{role}"
-            if name == old and counts[old] == 1:
-                continue
-            while name in taken:
-                name += "_"
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(arrays[old])
-            tensor.name = name
-            graph.initializer.append(tensor)
-            node.input[index] = name
-            taken.add(name)
-            copied += counts[old] > 1
+    slots = [
+        (node, index, role)
+        for node in graph.node
+        if node.op_type in LAYER_KINDS
+        for index, role in ((1, "weight"), (2, "bias"))
+        if len(node.input) > index and node.input[index] in constants
+    ]
+    elsewhere = counts - Counter(node.input[index] for node, index, _ in slots)
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken -= {name for name in constants if not elsewhere[name]}
+    copies, copied = [], 0
+    for node, index, role in slots:
+        name = f"{node.name}.{role}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        copy = onnx.TensorProto()
+        copy.CopyFrom(constants[node.input[index]])
+        copy.name = name
+        copies.append(copy)
+        copied += counts[node.input[index]] > 1
+        node.input[index] = name
+    kept = [tensor for tensor in graph.initializer if elsewhere[tensor.name]]
+    del graph.initializer[:]
+    graph.initializer.extend([*kept, *copies])
     return copied
 
 

@@ -67,8 +67,8 @@ class Policy:
         """Read the text of a policy file.
 
         Raises:
-            PolicyError: if `text` is no policy, of a newer version, or names a layer twice.
-            BitWidthError: if a layer's bits are none.
+            PolicyError: if `text` is no policy, of a newer version, names a layer twice, or gives
+                a layer bits that are none.
         """
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)
@@ -136,6 +136,8 @@ class PolicyBatch:
         index = np.asarray(self.index)
         if index.ndim != 2 or index.shape[1] != len(self.layers):
             raise PolicyError(f"index has shape {index.shape}, expected (P, {len(self.layers)})")
+        if index.dtype.kind not in "iu" and index.size:
+            raise PolicyError(f"indices are whole numbers, not {index.dtype}")
         if index.size and (index.min() < 0 or index.max() >= len(self.choices)):
             raise PolicyError(f"an index is outside 0..{len(self.choices) - 1}")
         object.__setattr__(self, "index", np.ascontiguousarray(index, np.uint8))

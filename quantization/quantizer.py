@@ -77,7 +77,8 @@ class AffineGrid:
     def quantize(self, real: Float32Array) -> npt.NDArray[np.int32]:
         """Return the integers of `real`: divide, round half to even, shift, saturate."""
         ratio = np.rint(real / np.float32(self.scale)) + self.zero_point
-        return np.clip(ratio, 0, 2**self.bits - 1).astype(np.int32)
+        integer: npt.NDArray[np.int32] = np.clip(ratio, 0, 2**self.bits - 1).astype(np.int32)
+        return integer
 
     def dequantize(self, integer: npt.NDArray[np.int32]) -> Float32Array:
         """Return the real values of `integer` in float32."""

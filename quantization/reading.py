@@ -3,10 +3,9 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import shape_inference, version_converter
+from onnx import numpy_helper, shape_inference, version_converter
 
 from quantization import passes
 from quantization.errors import ModelError
@@ -18,7 +17,12 @@ OPSET = 21
 
 _IR_VERSION = 10
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"})
+_QUANTIZED = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
+        *("QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulNBits"),
+    }
+)
 
 
 def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Network:
@@ -47,7 +51,10 @@ def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Netw
         "Constant": passes.inline_constants(graph),
         "Identity": passes.resolve_identities(graph),
     }
-    prepared = _infer_shapes(_to_opset(prepared))
+    prepared = _to_opset(prepared)
+    passes.name_nodes(prepared.graph)  # raising the opset adds nodes without names, and constants
+    counts["Constant"] += passes.inline_constants(prepared.graph)
+    prepared = _infer_shapes(prepared)
     counts["folded"] = 0
     while n := passes.fold_constants(prepared):
         counts["folded"] += n
@@ -72,13 +79,12 @@ def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     try:
-        loaded = onnx.load_model(path)
+        loaded = onnx.load_model(path, format="protobuf")
         onnx.checker.check_model(loaded)
     except DecodeError:
         raise ModelError(f"{path} is no ONNX model, or it is truncated") from None
-    except (onnx.checker.ValidationError, FileNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path} is no valid ONNX model: {reason}") from None
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is no valid ONNX model: {_one_line(error)}") from None
     if not loaded.graph.node:
         raise ModelError(f"{path} is no ONNX model, or it is empty")
     return loaded
@@ -119,7 +125,8 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             model = version_converter.convert_version(model, OPSET)
         except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
             raise ModelError(
-                f"opset {version} could not be raised to {OPSET} ({error}); export the model anew"
+                f"opset {version} could not be raised to {OPSET} ({_one_line(error)}); "
+                "export the model anew"
             ) from error
     model.ir_version = max(model.ir_version, _IR_VERSION)
     return model
@@ -129,8 +136,12 @@ def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     try:
         return shape_inference.infer_shapes(model, check_type=True, data_prop=True)
-    except shape_inference.InferenceError as error:
-        raise ModelError(f"shapes could not be inferred: {' '.join(str(error).split())}") from None
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise ModelError(f"shapes could not be inferred: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _describe(
@@ -143,12 +154,19 @@ def _describe(
     glue: dict[str, Glue] = {}
     for node in graph.node:
         layer = _layer(node, constants, shapes)
-        if layer is not None:
-            layers[node.name] = layer
+        if layer is None:
+            continue
+        if layer.has_weights and layer.weight_count != math.prod(constants[node.input[1]]):
+            raise ModelError(
+                f"layer {node.name!r}: its weight has shape {constants[node.input[1]]}, which does "
+                f"not fit {layer.in_channels} input and {layer.out_channels} output channels"
+            )
+        layers[node.name] = layer
     integer_producers = {
         node.output[0]: node.name
         for node in graph.node
-        if node.name in layers or node.op_type in ("Add", "Mul")
+        if node.name in layers
+        or (node.op_type in ("Add", "Mul") and not any(name in constants for name in node.input))
     }
     for node in graph.node:
         if node.name not in layers:
@@ -216,13 +234,14 @@ def clamp_bounds(node: onnx.NodeProto, graph: onnx.GraphProto) -> tuple[float, f
     """Return the bounds to which a Relu or Clip clamps, or None if they are not constant."""
     if node.op_type == "Relu":
         return 0.0, math.inf
-    arrays = passes.initializer_arrays(graph)
+    wanted = set(node.input[1:])
+    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
     bounds = [-math.inf, math.inf]
     for index in (1, 2):
         if len(node.input) > index and node.input[index]:
-            if node.input[index] not in arrays:
+            if node.input[index] not in found:
                 return None
-            bounds[index - 1] = float(np.asarray(arrays[node.input[index]]).item())
+            bounds[index - 1] = float(found[node.input[index]].item())
     return bounds[0], bounds[1]
 
 
@@ -285,8 +304,9 @@ def _product(
     shapes: dict[str, tuple[int, ...]],
 ) -> Layer | None:
     source, target = shapes[node.input[0]], shapes[node.output[0]]
-    if len(source) < 2 or len(target) < 2:
-        return None
+    other = constants.get(node.input[1]) or shapes.get(node.input[1], ())
+    if len(source) < 2 or len(other) < 2:
+        return None  # a product with a vector
     if node.op_type == "Gemm":
         plain = not passes.attribute(node, "transA", 0) and all(
             passes.attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta")
@@ -295,12 +315,12 @@ def _product(
             return None
     elif len(activations) == 1 and len(constants[node.input[1]]) != 2:
         return None
-    *leading, rows, in_channels = source
+    *leading, rows, out_channels = target  # the source may be broadcast along leading extents
     return Layer(
         name=node.name,
         kind=node.op_type,
-        in_channels=in_channels,
-        out_channels=target[-1],
+        in_channels=source[-1],
+        out_channels=out_channels,
         kernel=(),
         stride=(),
         groups=1,

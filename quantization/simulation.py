@@ -90,7 +90,7 @@ class Simulation:
         with torch.inference_mode():
             parts = [
                 self._run(policy, chosen, block, found)
-                for block in torch.from_numpy(images).split(_BLOCK)
+                for block in torch.split(torch.from_numpy(images), _BLOCK)
             ]
         return torch.cat(parts).numpy()
 

@@ -138,7 +138,7 @@ def _integers(inputs: Inputs, position: int, fallback: Sequence[int] | None = No
     return [int(v) for v in given.flatten().tolist()]
 
 
-def _clip(inputs: Inputs, given: Attributes) -> Tensor:
+def _clip(inputs: Inputs, _given: Attributes) -> Tensor:
     low = inputs[1] if len(inputs) > 1 else None
     high = inputs[2] if len(inputs) > 2 else None
     return _first(inputs).clamp(
@@ -175,7 +175,7 @@ def _reduce(run: Callable[..., Tensor]) -> Operator:
     return reduce
 
 
-def _slice(inputs: Inputs, given: Attributes) -> Tensor:
+def _slice(inputs: Inputs, _given: Attributes) -> Tensor:
     x = _first(inputs)
     starts, ends = _integers(inputs, 1), _integers(inputs, 2)
     axes = _integers(inputs, 3, range(len(starts)))
@@ -193,18 +193,18 @@ def _split(inputs: Inputs, given: Attributes) -> tuple[Tensor, ...]:
     sizes = _integers(inputs, 1)
     if not sizes:
         count = given["num_outputs"]
-        return tuple(x.split(math.ceil(x.shape[axis] / count), axis))
-    return tuple(x.split(sizes, axis))
+        return torch.split(x, math.ceil(x.shape[axis] / count), axis)
+    return torch.split(x, sizes, axis)
 
 
-def _squeeze(inputs: Inputs, given: Attributes) -> Tensor:
+def _squeeze(inputs: Inputs, _given: Attributes) -> Tensor:
     x = _first(inputs)
     ones = [axis for axis, extent in enumerate(x.shape) if extent == 1 and axis]
     axes = _integers(inputs, 1, ones)
     return x.squeeze(tuple(axes))
 
 
-def _unsqueeze(inputs: Inputs, given: Attributes) -> Tensor:
+def _unsqueeze(inputs: Inputs, _given: Attributes) -> Tensor:
     x = _first(inputs)
     rank = x.dim() + len(_integers(inputs, 1))
     for axis in sorted(a % rank for a in _integers(inputs, 1)):
@@ -239,8 +239,8 @@ def _gather(inputs: Inputs, given: Attributes) -> Tensor:
     return x[(slice(None),) * axis + (index.long(),)]
 
 
-def _elementwise(run: Callable[..., Tensor]) -> Operator:
-    return lambda inputs, given: run(*inputs)
+def _elementwise(run: Callable[..., Any]) -> Operator:
+    return lambda inputs, _given: run(*inputs)
 
 
 _OPERATORS: dict[str, Operator] = {
@@ -274,14 +274,16 @@ _OPERATORS: dict[str, Operator] = {
     "Clip": _clip,
     "LeakyRelu": lambda i, a: F.leaky_relu(_first(i), a.get("alpha", 0.01)),
     "Elu": lambda i, a: F.elu(_first(i), a.get("alpha", 1.0)),
-    "PRelu": lambda i, a: torch.where(_first(i) > 0, _first(i), _first(i) * i[1]),  # type: ignore[operator]
+    "PRelu": lambda i, _a: torch.where(_first(i) > 0, _first(i), _first(i) * i[1]),  # type: ignore[operator]
     "HardSigmoid": lambda i, a: (_first(i) * a.get("alpha", 0.2) + a.get("beta", 0.5)).clamp(0, 1),
     "Gelu": lambda i, a: F.gelu(_first(i), approximate=a.get("approximate", b"none").decode()),
     "Softmax": lambda i, a: torch.softmax(_first(i), a.get("axis", -1)),
     "LogSoftmax": lambda i, a: torch.log_softmax(_first(i), a.get("axis", -1)),
     "Concat": lambda i, a: torch.cat([x for x in i if x is not None], a["axis"]),
-    "GlobalAveragePool": lambda i, a: _first(i).mean(list(range(2, _first(i).dim())), keepdim=True),
-    "GlobalMaxPool": lambda i, a: _first(i).amax(list(range(2, _first(i).dim())), keepdim=True),
+    "GlobalAveragePool": lambda i, _a: _first(i).mean(
+        list(range(2, _first(i).dim())), keepdim=True
+    ),
+    "GlobalMaxPool": lambda i, _a: _first(i).amax(list(range(2, _first(i).dim())), keepdim=True),
     "AveragePool": lambda i, a: _pool(i, a, largest=False),
     "MaxPool": lambda i, a: _pool(i, a, largest=True),
     "Reshape": _reshape,

@@ -1,0 +1,178 @@
+"""Blocks of a cost table: values, and for each what is known about it."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from costmodels.errors import TableError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+TextArray = npt.NDArray[np.str_]
+
+
+class Provenance(enum.StrEnum):
+    """Where the value of a cell comes from."""
+
+    MEASURED = "measured"
+    CALIBRATED = "calibrated"
+    ANALYTICAL = "analytical"
+    EXACT = "exact"
+    ASSUMED = "assumed"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One block of a table: values, and for each what is known about it.
+
+    Args:
+        value: the costs; infinite exactly where not supported.
+        kernel: the executed kernel, such as ``QLinearConv``; empty where not known.
+        provenance: names of `Provenance`; ``absent`` exactly where not supported.
+        uncertainty: one standard deviation in the unit of the values, NaN in the cells where it
+            is not known; None if it is known nowhere.
+
+    All arrays have the same shape; the block keeps copies that cannot be written to.
+
+    Raises:
+        TableError: if shapes differ, a value is NaN, provenance contradicts support, or an
+            uncertainty is negative or infinite.
+    """
+
+    value: FloatArray
+    kernel: TextArray
+    provenance: TextArray
+    uncertainty: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("value", np.float64), ("kernel", np.str_), ("provenance", np.str_)):
+            object.__setattr__(self, name, _frozen(getattr(self, name), kind))
+        shape, spread = self.value.shape, self.uncertainty
+        if not self.kernel.shape == self.provenance.shape == shape:
+            raise TableError(f"the arrays of a block differ in shape, expected {shape}")
+        if spread is not None:
+            if np.shape(spread) != shape:
+                raise TableError(f"the uncertainty has another shape than the values, {shape}")
+            if np.isinf(spread).any() or (np.asarray(spread) < 0).any():
+                raise TableError("an uncertainty is negative or infinite")
+            known = None if np.isnan(spread).all() else _frozen(spread, np.float64)
+            object.__setattr__(self, "uncertainty", known)
+        if np.isnan(self.value).any() or np.isneginf(self.value).any():
+            raise TableError("a cost is NaN or minus infinity")
+        if not set(np.unique(self.provenance)) <= {p.value for p in Provenance}:
+            raise TableError("unknown provenance in a table")
+        if not np.array_equal(self.provenance == Provenance.ABSENT.value, ~self.supported):
+            raise TableError("a cell is absent exactly where its value is infinite")
+
+    @property
+    def supported(self) -> BoolArray:
+        """Where the backend can run, or price, the cell."""
+        return np.isfinite(self.value)
+
+    @classmethod
+    def of(
+        cls,
+        value: FloatArray,
+        provenance: Provenance | TextArray,
+        *,
+        kernel: str | TextArray = "",
+        uncertainty: FloatArray | None = None,
+    ) -> "Cells":
+        """Build a block; a single provenance or kernel holds for all supported cells.
+
+        What is given for cells that are not supported is ignored.
+        """
+        value = np.asarray(value, np.float64)
+        supported = np.isfinite(value)
+
+        def spread(given: str | TextArray, absent: str) -> TextArray:
+            return np.where(supported, np.broadcast_to(np.asarray(given), value.shape), absent)
+
+        text = provenance.value if isinstance(provenance, Provenance) else provenance
+        known = None if uncertainty is None else np.where(supported, uncertainty, np.nan)
+        return cls(value, spread(kernel, ""), spread(text, Provenance.ABSENT.value), known)
+
+
+def _frozen(given: npt.ArrayLike, kind: type[np.float64] | type[np.str_]) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.array(given, kind)
+    array.flags.writeable = False
+    return array
+
+
+def select(cells: Cells, where: tuple[npt.NDArray[np.intp], ...]) -> Cells:
+    """Return the cells at an index such as `numpy.ix_` makes."""
+    spread = None if cells.uncertainty is None else cells.uncertainty[where]
+    return Cells(cells.value[where], cells.kernel[where], cells.provenance[where], spread)
+
+
+def cells_to_json(cells: Cells) -> dict[str, Any]:
+    """Return a block as JSON values; null stands for unsupported and for not known."""
+    spread = cells.uncertainty
+    return {
+        "value": _finite_or_none(cells.value),
+        "kernel": cells.kernel.tolist(),
+        "provenance": cells.provenance.tolist(),
+        "uncertainty": None if spread is None else _finite_or_none(spread),
+    }
+
+
+def _finite_or_none(values: FloatArray) -> list[Any]:
+    content = values.astype(object)
+    content[~np.isfinite(values)] = None
+    listed: list[Any] = content.tolist()
+    return listed
+
+
+def cells_from_json(content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
+    """Read what `cells_to_json` wrote for a block of this shape."""
+    # An axis of length 0 disappears in nested lists, hence the reshapes.
+    value = np.array(content["value"], object)
+    value[value == None] = np.inf  # noqa: E711 - elementwise on an object array
+    spread = content["uncertainty"]
+    return Cells(
+        value.astype(np.float64).reshape(shape),
+        np.array(content["kernel"], np.str_).reshape(shape),
+        np.array(content["provenance"], np.str_).reshape(shape),
+        None if spread is None else np.array(spread, np.float64).reshape(shape),
+    )
+
+
+def cells_from_rows(rows: pd.DataFrame, *axes: Sequence[str]) -> Cells:
+    """Build a block from the rows of a frame, in any order.
+
+    Args:
+        rows: columns ``name``, ``given``, ``target``, ``value``, ``kernel``, ``provenance`` and
+            ``uncertainty``.
+        axes: the names along each axis of the block.
+
+    Raises:
+        TableError: unless each cell stands in exactly one row.
+    """
+    shape = tuple(len(axis) for axis in axes)
+    keys = rows[["name", "given", "target"][: len(axes)]]
+    positions = [{name: i for i, name in enumerate(axis)} for axis in axes]
+    try:
+        where = tuple(
+            np.array([position[k] for k in keys.iloc[:, i]], np.intp)
+            for i, position in enumerate(positions)
+        )
+    except KeyError as error:
+        raise TableError(f"a row names {error.args[0]!r}, which its block does not have") from None
+    seen = np.zeros(shape, np.int64)
+    np.add.at(seen, where, 1)
+    if (seen != 1).any():
+        raise TableError("each cell must stand in exactly one row")
+    value = np.empty(shape)
+    kernel, provenance = (np.empty(shape, object) for _ in range(2))
+    uncertainty = np.empty(shape)
+    value[where] = rows["value"].astype(float)
+    kernel[where] = rows["kernel"]
+    provenance[where] = rows["provenance"]
+    uncertainty[where] = rows["uncertainty"].astype(float)
+    return Cells(value, kernel.astype(np.str_), provenance.astype(np.str_), uncertainty)

@@ -1,0 +1,340 @@
+"""Tables check themselves at birth and survive every file format."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costmodels.errors import TableError
+from costmodels.sketch import Sketch, example_network
+from costmodels.table import Cells, CostTable, Provenance
+from costmodels.units import Metric, Unit
+from quantization.bits import parse_choices
+from quantization.network import Network
+from tests.costmodels.random_networks import random_network, random_table
+
+CHOICES = parse_choices("w4a4,w8a8,fp16,w32a32")
+
+
+def without_glue() -> Network:
+    sketch = Sketch()
+    return sketch.network(sketch.conv(sketch.input((1, 3, 4, 4)), 4, name="only"))
+
+
+def awkward_table(network: Network, seed: int = 0) -> CostTable:
+    """Masked cells, partly known uncertainties, kernels, awkward floats, measurements."""
+    table = random_table(network, CHOICES, seed, unsupported=0.2)
+    random = np.random.default_rng(seed)
+    value = table.unary.value * random.uniform(0.1, 1, table.unary.value.shape) / 3
+    spread = np.where(random.random(value.shape) < 0.5, np.nan, 0.1 + 0.2)
+    kernels = random.choice(["QLinearConv", "Conv, fused", 'a "quoted" one', ""], value.shape)
+    return replace(
+        table,
+        unary=Cells.of(value, Provenance.MEASURED, kernel=kernels, uncertainty=spread),
+        constant=0.1 + 0.2,
+        source={"device": "a CPU", "threads": 1, "options": {"accuracy_level": 4}},
+        measurements=({"cell": ["only", "w8a8"], "samples_s": [1e-6, 2e-6]},),
+    )
+
+
+def assert_same(one: CostTable, two: CostTable) -> None:
+    for name in ("metric", "unit", "statistic", "network", "layers", "choices", "glue_names"):
+        assert getattr(one, name) == getattr(two, name)
+    assert one.tensors == two.tensors
+    assert one.constant == two.constant
+    assert dict(one.source) == dict(two.source)
+    for name in ("unary", "glue", "conversion"):
+        left, right = getattr(one, name), getattr(two, name)
+        np.testing.assert_array_equal(left.value, right.value)
+        np.testing.assert_array_equal(left.kernel, right.kernel)
+        np.testing.assert_array_equal(left.provenance, right.provenance)
+        np.testing.assert_equal(left.uncertainty, right.uncertainty)
+
+
+ROUND_TRIPS: dict[str, Callable[[CostTable], CostTable]] = {
+    "json": lambda table: CostTable.from_json(table.to_json()),
+    "frame": lambda table: CostTable.from_frame(table.to_frame()),
+    "csv": lambda table: CostTable.from_csv(table.to_csv()),
+    "shuffled frame": lambda table: CostTable.from_frame(
+        table.to_frame().sort_values("value", kind="stable").pipe(_grouped_by_first_seen(table))
+    ),
+}
+
+
+def _grouped_by_first_seen(table: CostTable) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Rows in any order, but each name and choice first seen in its place."""
+
+    def arranged(frame: pd.DataFrame) -> pd.DataFrame:
+        first = table.to_frame().drop_duplicates(["block", "name"])
+        given = table.to_frame().query("block == 'unary'").drop_duplicates(["given"])
+        rest = frame.drop(index=first.index.union(given.index))
+        parts = pd.concat([given, first.drop(index=first.index.intersection(given.index)), rest])
+        parts.attrs = frame.attrs
+        return parts
+
+    return arranged
+
+
+@pytest.mark.parametrize("way", ROUND_TRIPS)
+@pytest.mark.parametrize("network", [example_network(), without_glue()], ids=["glue", "no glue"])
+def test_a_table_survives(way: str, network: Network) -> None:
+    for seed in range(3):
+        table = awkward_table(network, seed)
+        assert_same(ROUND_TRIPS[way](table), table)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), steps=st.integers(0, 8))
+def test_tables_of_random_networks_survive_json_and_csv(seed: int, steps: int) -> None:
+    table = awkward_table(random_network(seed, steps), seed)
+    assert_same(CostTable.from_json(table.to_json()), table)
+    assert_same(CostTable.from_csv(table.to_csv()), table)
+
+
+def test_measurements_survive_json_and_the_json_is_strict() -> None:
+    table = awkward_table(example_network())
+    text = table.to_json()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert list(CostTable.from_json(text).measurements) == list(table.measurements)
+
+
+def test_a_layer_whose_name_looks_like_a_number_or_like_nothing_survives_csv() -> None:
+    sketch = Sketch()
+    x = sketch.input((1, 4, 4, 4))
+    for name in ("1e5", "NA", "None", "007", 'comma, "quote"'):
+        x = sketch.conv(x, 4, name=name)
+    table = awkward_table(sketch.network(x))
+    assert CostTable.from_csv(table.to_csv()).layers == table.layers
+
+
+def test_the_frame_has_one_row_per_cell_and_knows_its_units() -> None:
+    table = awkward_table(example_network())
+    frame = table.to_frame()
+    cells = [table.unary.value.size, table.glue.value.size, table.conversion.value.size]
+    assert len(frame) == 1 + sum(cells)
+    assert frame.attrs["unit"] == Unit.CYCLES.value
+    assert frame[frame["block"] == "unary"]["given"].unique().tolist() == [str(c) for c in CHOICES]
+
+
+def test_restricting_keeps_the_cells_of_the_choices_in_their_order() -> None:
+    table = awkward_table(example_network())
+    few = parse_choices("w32a32,w8a8")
+    small = table.restrict(few)
+    assert small.choices == few
+    np.testing.assert_array_equal(small.unary.value, table.unary.value[:, [3, 1]])
+    kept = [table.formats.index(f) for f in small.formats]
+    np.testing.assert_array_equal(small.glue.value, table.glue.value[:, kept])
+    np.testing.assert_array_equal(
+        small.conversion.value, table.conversion.value[:, kept][:, :, kept]
+    )
+    assert table.restrict(table.choices) is table
+
+
+def test_restricting_to_a_choice_that_is_not_held_names_it() -> None:
+    with pytest.raises(TableError, match=r"holds no w3a8; it holds w4a4, w8a8"):
+        awkward_table(example_network()).restrict(parse_choices("w3a8"))
+
+
+def test_a_table_of_another_network_is_refused() -> None:
+    table = awkward_table(example_network())
+    with pytest.raises(TableError, match="another network"):
+        table.check(without_glue())
+
+
+def test_a_table_whose_names_were_shuffled_is_refused() -> None:
+    network = example_network()
+    table = awkward_table(network)
+    with pytest.raises(TableError, match="names"):
+        replace(table, layers=table.layers[::-1]).check(network)
+
+
+FAULTS: dict[str, Callable[[CostTable], dict[str, Any]]] = {
+    "energy is not measured in cycles": lambda _: {"metric": Metric.ENERGY},
+    "at least one choice": lambda _: {"choices": ()},
+    "each once": lambda t: {"choices": (*t.choices[:3], t.choices[0])},
+    "unary has shape": lambda t: {"layers": t.layers[1:]},
+    "glue has shape": lambda t: {"glue_names": (*t.glue_names, "more")},
+    "conversion has shape": lambda t: {"tensors": t.tensors[1:]},
+    "layer is negative": lambda t: {"unary": Cells.of(t.unary.value - 1e6, Provenance.ASSUMED)},
+    "to itself": lambda t: {
+        "conversion": Cells.of(np.ones_like(t.conversion.value), Provenance.ASSUMED)
+    },
+    "constant is not finite": lambda _: {"constant": float("nan")},
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_an_inconsistent_table_cannot_be_built(message: str) -> None:
+    table = awkward_table(example_network())
+    with pytest.raises(TableError, match=message):
+        replace(table, **FAULTS[message](table))
+
+
+ONE = np.ones((2, 2))
+TEXT = np.full((2, 2), "measured")
+BLANK = np.full((2, 2), "")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("NaN", (ONE * np.nan, BLANK, TEXT)),
+        ("minus infinity", (ONE * -np.inf, BLANK, TEXT)),
+        ("absent exactly", (ONE * np.inf, BLANK, TEXT)),
+        ("absent exactly", (ONE, BLANK, np.full((2, 2), "absent"))),
+        ("unknown provenance", (ONE, BLANK, np.full((2, 2), "guessed"))),
+        ("differ in shape", (ONE, BLANK[:1], TEXT)),
+        ("another shape", (ONE, BLANK, TEXT, ONE[:1])),
+        ("negative or infinite", (ONE, BLANK, TEXT, -ONE)),
+        ("negative or infinite", (ONE, BLANK, TEXT, ONE * np.inf)),
+    ],
+)
+def test_an_inconsistent_block_cannot_be_built(message: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TableError, match=message):
+        Cells(*arguments)
+
+
+def test_a_block_cannot_be_written_to_and_does_not_follow_what_it_was_made_of() -> None:
+    value = np.ones((2, 2))
+    cells = Cells.of(value, Provenance.MEASURED, uncertainty=value)
+    value[0, 0] = 5.0
+    assert cells.value[0, 0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        cells.value[0, 0] = 5.0
+
+
+def _edited(**changes: Any) -> str:
+    content = json.loads(awkward_table(example_network()).to_json())
+    return json.dumps({**content, **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "this is not"),
+        ("{", "this is not"),
+        ("[]", "holds no cost table"),
+        ('{"version": 1, "layers": {"a": "w8a8"}}', "holds no cost table"),
+        (_edited(version=2), "version 2 is not known"),
+        (_edited(choices=["w9a9"]), "damaged"),
+        (_edited(choices=[8]), "damaged"),
+        (_edited(metric="speed"), "damaged"),
+        (_edited(unit="ms"), "damaged"),
+        (_edited(formats=["int8"]), "damaged"),
+        (_edited(layers=["a"]), "damaged"),
+        (_edited(unary={"value": [[1]]}), "damaged"),
+        (_edited(constant="much"), "damaged"),
+        (_edited(constant=None), "damaged"),
+        (_edited(source=None), "damaged"),
+    ],
+)
+def test_a_damaged_json_is_one_line_that_says_so(text: str, message: str) -> None:
+    with pytest.raises(TableError, match=message) as caught:
+        CostTable.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_missing_is_named() -> None:
+    content = json.loads(awkward_table(example_network()).to_json())
+    del content["tensors"]
+    with pytest.raises(TableError, match="it has no 'tensors'"):
+        CostTable.from_json(json.dumps(content))
+
+
+def test_reading_a_file_names_it_in_every_error(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"missing\.json: No such file"):
+        CostTable.read(tmp_path / "missing.json")
+    with pytest.raises(TableError, match=f"{tmp_path.name}"):
+        CostTable.read(tmp_path)
+    binary = tmp_path / "binary.json"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TableError, match=r"binary\.json: not a text file"):
+        CostTable.read(binary)
+    cut = tmp_path / "cut.json"
+    cut.write_text(awkward_table(example_network()).to_json()[:500])
+    with pytest.raises(TableError, match=r"cut\.json: a cost table is JSON"):
+        CostTable.read(cut)
+
+
+def _without_row(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(index=5)
+
+
+def _with_row_twice(frame: pd.DataFrame) -> pd.DataFrame:
+    twice = pd.concat([frame, frame.iloc[[7]]])
+    twice.attrs = frame.attrs
+    return twice
+
+
+def _changed(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        changed = frame.astype({column: object})
+        changed.loc[3, column] = value
+        changed.attrs = frame.attrs
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_row, "exactly one row"),
+        (_with_row_twice, "exactly one row"),
+        (lambda frame: frame.drop(columns="kernel"), "columns missing: kernel"),
+        (lambda frame: frame.drop(index=0), "exactly one row holds the constant"),
+        (_changed("value", "much"), "damaged"),
+        (_changed("provenance", "guessed"), "unknown provenance"),
+        (_changed("given", "w9a9"), "damaged"),
+        (_changed("value", float("nan")), "NaN"),
+    ],
+)
+def test_a_damaged_frame_is_refused(
+    change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    frame = awkward_table(example_network()).to_frame()
+    with pytest.raises(TableError, match=message):
+        CostTable.from_frame(change(frame), frame.attrs)
+
+
+def test_a_frame_without_its_attributes_is_refused() -> None:
+    frame = awkward_table(example_network()).to_frame()
+    with pytest.raises(TableError, match="attributes missing: metric, unit"):
+        CostTable.from_frame(frame, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "first line"),
+        ("block,name\n", "first line"),
+        ("# 3\n", "first line"),
+        ("# {}\n", "no CSV"),
+        ("# {}\nblock,name\n", "attributes|columns missing"),
+    ],
+)
+def test_a_csv_without_its_first_line_or_content_is_refused(text: str, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        CostTable.from_csv(text)
+
+
+def test_a_csv_is_readable_by_anyone_who_skips_the_comment() -> None:
+    table = awkward_table(example_network())
+    frame = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
+    assert len(frame) == len(table.to_frame())
+
+
+def test_the_absent_cells_are_the_action_mask() -> None:
+    table = awkward_table(example_network())
+    np.testing.assert_array_equal(
+        table.supported, table.unary.provenance != Provenance.ABSENT.value
+    )

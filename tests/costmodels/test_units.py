@@ -1,0 +1,141 @@
+"""Quantities are read and printed in one place, with units."""
+
+import doctest
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import costmodels.quantity
+import costmodels.sketch
+import costmodels.units
+import quantization.bits
+import quantization.network
+from costmodels.units import (
+    SI_UNIT,
+    UNITS,
+    Metric,
+    Unit,
+    format_quantity,
+    parse_duration,
+    parse_quantity,
+)
+from quantization.errors import BudgetError
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        costmodels.units,
+        costmodels.quantity,
+        costmodels.sketch,
+        quantization.bits,
+        quantization.network,
+    ],
+    ids=lambda module: str(module.__name__),
+)
+def test_the_numbers_in_docstrings_are_right(module: object) -> None:
+    results = doctest.testmod(module)  # type: ignore[arg-type]
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "value"),
+    [
+        ("8ms", Metric.LATENCY, 8e-3),
+        ("8 ms", Metric.LATENCY, 8e-3),
+        (" 1.5us ", Metric.LATENCY, 1.5e-6),
+        ("1.5µs", Metric.LATENCY, 1.5e-6),
+        ("1.5\N{GREEK SMALL LETTER MU}s", Metric.LATENCY, 1.5e-6),
+        ("2e-3s", Metric.LATENCY, 2e-3),
+        ("2mJ", Metric.ENERGY, 2e-3),
+        ("640pJ", Metric.ENERGY, 640e-12),
+        ("4MB", Metric.SIZE, 4e6),
+        ("4MiB", Metric.SIZE, 4 * 2**20),
+        ("75947B", Metric.SIZE, 75947),
+        (".5kB", Metric.SIZE, 500),
+    ],
+)
+def test_a_quantity_is_read_in_si(text: str, metric: Metric, value: float) -> None:
+    assert parse_quantity(text, metric) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("8", Metric.LATENCY),
+        ("8mJ", Metric.LATENCY),
+        ("8ms", Metric.ENERGY),
+        ("8MJ", Metric.ENERGY),  # mega is never meant; milli is
+        ("-8ms", Metric.LATENCY),
+        ("0ms", Metric.LATENCY),
+        ("8Ms", Metric.LATENCY),
+        ("4mB", Metric.SIZE),
+        ("4Mb", Metric.SIZE),
+        ("nans", Metric.LATENCY),
+        ("9e999s", Metric.LATENCY),
+        ("", Metric.SIZE),
+    ],
+)
+def test_what_is_no_quantity_of_the_metric_is_an_error_with_an_example(
+    text: str, metric: Metric
+) -> None:
+    with pytest.raises(BudgetError, match="write a positive number with unit"):
+        parse_quantity(text, metric)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60), ("5m", 300), ("5min", 300), ("1h", 3600)]
+)
+def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["60", "s", "-1s", "0s", "1d", "9" * 400 + "s"])
+def test_what_is_no_duration_is_an_error(text: str) -> None:
+    with pytest.raises(BudgetError, match="no duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0, Unit.SECONDS, "0.00 s"),
+        (0.00999996, Unit.SECONDS, "10.0 ms"),
+        (0.09996, Unit.SECONDS, "100 ms"),
+        (0.9999, Unit.SECONDS, "1.00 s"),
+        (999, Unit.BYTES, "999 B"),
+        (999_960, Unit.BYTES, "1.00 MB"),
+        (-1.5e-6, Unit.SECONDS, "-1.50 µs"),
+        (4.6e-12, Unit.JOULES, "4.60 pJ"),
+        (1234567, Unit.CYCLES, "1,234,567 cycles"),
+    ],
+)
+def test_a_value_is_printed_with_three_significant_digits(
+    value: float, unit: Unit, text: str
+) -> None:
+    assert format_quantity(value, unit) == text
+
+
+@given(st.floats(1e-12, 999.0), st.sampled_from([Metric.LATENCY, Metric.ENERGY]))
+@example(0.9995, Metric.LATENCY)
+@example(9.995e-4, Metric.LATENCY)
+@example(9.996e-9, Metric.ENERGY)
+def test_what_was_printed_reads_back_to_three_digits(value: float, metric: Metric) -> None:
+    printed = format_quantity(value, SI_UNIT[metric])
+    number = printed.split()[0]
+    assert len(number.replace(".", "").lstrip("0")) <= 3
+    assert math.isclose(parse_quantity(printed, metric), value, rel_tol=0.0051)
+
+
+@given(st.integers(1, 10**12))
+def test_printed_bytes_read_back_to_three_digits(size: int) -> None:
+    printed = format_quantity(size, Unit.BYTES)
+    assert math.isclose(parse_quantity(printed, Metric.SIZE), size, rel_tol=0.0051)
+
+
+def test_every_metric_has_its_si_unit_among_its_units() -> None:
+    assert set(SI_UNIT) == set(UNITS) == set(Metric)
+    assert all(SI_UNIT[metric] in UNITS[metric] for metric in Metric)
