@@ -1,0 +1,205 @@
+"""Who decides the format of each operator, and what each decision alone or together costs.
+
+A *decider* has a state that settles formats. Decisions (a layer, or layers tied together) are
+deciders whose state is a choice; they also settle the glue that follows their format. Glue that
+joins several deciders is a decider of its own, a *merge*, whose state is the widest format among
+its sources. Every cost of a table then belongs to the states of one decider, or is a conversion
+between the formats of two or more: what the MILP states, and what the environment adds up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodels.table import CostTable, FloatArray
+from quantization.bits import Format, formats_of
+from quantization.formats import CodeArray, float_glue_codes, wiring
+from search.problem import Problem
+
+JointStates = Mapping[int, npt.NDArray[np.integer]] | npt.NDArray[np.integer]
+"""The states (P,) of deciders, by position: a mapping, or an array (deciders, P)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """An operator that follows a decider.
+
+    Args:
+        decider: position among the deciders; -1 if its format never changes.
+        reads: format code that it reads, by the decider's state.
+        writes: format code that it writes, by the decider's state.
+    """
+
+    decider: int
+    reads: CodeArray
+    writes: CodeArray
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Glue between several deciders; its state is the widest format code of its sources.
+
+    Args:
+        decider: its own position among the deciders.
+        sources: what writes its inputs, each from an earlier decider.
+    """
+
+    decider: int
+    sources: tuple[Follower, ...]
+
+    @property
+    def inputs(self) -> frozenset[int]:
+        """The deciders that it joins."""
+        return frozenset(source.decider for source in self.sources) - {-1}
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """The conversions of one tensor; each format that is asked for and not written is paid once.
+
+    Args:
+        writer: what writes the tensor.
+        readers: what reads it.
+        cells: (F, F, M) cost of written and asked format in each of M tables.
+    """
+
+    writer: Follower
+    readers: tuple[Follower, ...]
+    cells: FloatArray
+
+    @cached_property
+    def involved(self) -> tuple[int, ...]:
+        """The deciders of its formats, in ascending order."""
+        return tuple(sorted({f.decider for f in (self.writer, *self.readers)} - {-1}))
+
+    def costs(self, states: JointStates) -> FloatArray:
+        """Return the cost, (P, M), for states (P,) of each involved decider."""
+        written = state_of(self.writer, self.writer.writes, states)
+        asked = np.zeros((1, self.cells.shape[0]), bool)
+        for reader in self.readers:
+            reads = state_of(reader, reader.reads, states)
+            asked = asked | (reads[:, None] == np.arange(self.cells.shape[0]))
+        # infinite cells that are not asked for must not become NaN
+        paid: FloatArray = np.where(asked[:, :, None], self.cells[written], 0.0).sum(1)
+        return paid
+
+
+def state_of(follower: Follower, lut: CodeArray, states: JointStates) -> CodeArray:
+    """Return format codes (P,) of a follower, or (1,) if its format never changes."""
+    return lut[:1] if follower.decider < 0 else lut[states[follower.decider]]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The costs of M tables of one network, split over deciders.
+
+    Args:
+        decisions: how many deciders are decisions; the others are merges, in execution order.
+        merges: those others.
+        constant: (M,) what every policy pays.
+        states: for each decider (states, M): what a state costs by itself.
+        conversions: the conversions that two deciders or more settle.
+    """
+
+    decisions: int
+    merges: tuple[Merge, ...]
+    constant: FloatArray
+    states: tuple[FloatArray, ...]
+    conversions: tuple[Conversion, ...]
+
+
+def split(problem: Problem, tables: Sequence[CostTable]) -> Terms:
+    """Split the costs of `tables`, each one of `problem`, over the deciders of its network."""
+    known = formats_of(problem.choices)
+    followers, merges = _follow(problem, known)
+    wires = wiring(problem.network)
+    m = len(tables)
+    constant = np.array([table.constant for table in tables], np.float64)
+    unary = _stack([table.unary.value for table in tables], (*problem.loss.shape, m))
+    states = [unary[group].sum(0) for group in problem.groups]
+    states += [np.zeros((len(known), m)) for _ in merges]
+    for position, row in enumerate(wires.glue_rows):
+        follower = followers[row]
+        cells = _stack([table.glue.value[position] for table in tables], (len(known), m))
+        cost = cells[follower.reads]
+        if follower.decider < 0:
+            constant = constant + cost[0]
+        else:
+            states[follower.decider] = states[follower.decider] + cost
+    conversions = []
+    for tensor, writer_row in enumerate(wires.tensor_writers):
+        cells = _stack(
+            [table.conversion.value[tensor] for table in tables], (len(known), len(known), m)
+        )
+        readers = _distinct([followers[row] for row in wires.tensor_readers[tensor]])
+        conversion = Conversion(followers[writer_row], readers, cells)
+        if not _matters(conversion):
+            continue
+        if len(conversion.involved) > 1:
+            conversions.append(conversion)
+        elif conversion.involved:
+            (only,) = conversion.involved
+            own = conversion.costs({only: np.arange(len(states[only]))})
+            states[only] = states[only] + own
+        else:
+            constant = constant + conversion.costs({})[0]
+    return Terms(len(problem.groups), merges, constant, tuple(states), tuple(conversions))
+
+
+def _follow(
+    problem: Problem, known: Sequence[Format]
+) -> tuple[tuple[Follower, ...], tuple[Merge, ...]]:
+    """Find what each row of the wiring follows, and the glue that joins several deciders."""
+    wires = wiring(problem.network)
+    code = {f: i for i, f in enumerate(known)}
+    identity = np.arange(len(known), dtype=np.uint8)
+    in_float = float_glue_codes(known)
+    reads = np.array([code[c.reads] for c in problem.choices], np.uint8)
+    writes = np.array([code[c.writes] for c in problem.choices], np.uint8)
+    rows = [_fixed(code[Format.FLOAT32])] * wires.rows
+    merges: list[Merge] = []
+    decision = dict(zip(wires.layer_rows, problem.decision_of, strict=True))
+    glue = dict(zip(wires.glue_rows, range(len(wires.glue_rows)), strict=True))
+    for row in range(1, wires.rows):
+        if row in decision:
+            rows[row] = Follower(int(decision[row]), reads, writes)
+            continue
+        sources = [rows[s] for s in wires.glue_sources[glue[row]]] or [rows[0]]
+        own = identity if wires.glue_integer[glue[row]] else in_float
+        floor = max(int(source.writes.min()) for source in sources)
+        top = max(int(source.writes.max()) for source in sources)
+        deciders = {source.decider for source in sources} - {-1}
+        if len(set(own[floor : top + 1])) == 1:
+            rows[row] = _fixed(int(own[top]))
+        elif len(deciders) == 1:
+            widest = np.maximum.reduce(np.broadcast_arrays(*[s.writes for s in sources]))
+            rows[row] = Follower(deciders.pop(), own[widest], own[widest])
+        else:
+            merges.append(Merge(len(problem.groups) + len(merges), _distinct(sources)))
+            rows[row] = Follower(merges[-1].decider, own, own)
+    return tuple(rows), tuple(merges)
+
+
+def _fixed(code: int) -> Follower:
+    codes = np.array([code], np.uint8)
+    return Follower(-1, codes, codes)
+
+
+def _distinct(followers: Sequence[Follower]) -> tuple[Follower, ...]:
+    """Return each follower once: equal ones ask for, and write, the same."""
+    seen = {(f.decider, f.reads.tobytes(), f.writes.tobytes()): f for f in followers}
+    return tuple(seen.values())
+
+
+def _stack(arrays: Sequence[FloatArray], shape: tuple[int, ...]) -> FloatArray:
+    return np.stack(arrays, axis=-1) if arrays else np.zeros(shape)
+
+
+def _matters(conversion: Conversion) -> bool:
+    """Whether any conversion that can occur costs anything."""
+    written = np.unique(conversion.writer.writes)
+    asked = np.unique(np.concatenate([r.reads for r in conversion.readers] or [written[:0]]))
+    return bool(conversion.cells[np.ix_(written, asked)].any())

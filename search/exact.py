@@ -1,0 +1,267 @@
+"""The certificate: the policy of the least proxy loss within every budget, proven by a MILP."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from costmodels.errors import UnsupportedChoiceError
+from costmodels.table import FloatArray
+from costmodels.units import Metric, format_quantity
+from quantization.errors import BudgetError
+from quantization.policy import IndexArray
+from search.archive import Ledger
+from search.problem import Problem
+from search.program import Program, build
+from search.searcher import Evaluate, Progress, Record, SearchResult
+
+_OBJECTIVE_SCALE = 1e4
+"""Largest coefficient of the objective: HiGHS stops at an absolute gap of 1e-6."""
+
+_BUDGET_SCALE = 1e3
+"""What a budget is scaled to: HiGHS accepts rows that are violated by 1e-6."""
+
+_AGREEMENT = 1e-9
+_ROUNDS = 20
+
+
+class DisagreementError(RuntimeError):
+    """The MILP and the pricing give one policy different costs: a defect of Quantmeter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What the solver found.
+
+    Args:
+        index: (L,) the policy.
+        loss: its proxy loss.
+        costs: its costs as the pricing sees them.
+        bound: no feasible policy has a lower proxy loss than this.
+        proven: whether the policy is optimal, up to the solver's absolute gap (1e-10 of the largest
+            loss of a layer).
+        status: what the solver says.
+    """
+
+    index: IndexArray
+    loss: float
+    costs: Mapping[Metric, float]
+    bound: float
+    proven: bool
+    status: str
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """The program of one problem, ready for several objectives.
+
+    Args:
+        problem: what is solved.
+        seconds: wall time after which a solve stops at the best policy so far.
+    """
+
+    problem: Problem
+    seconds: float = 60.0
+
+    @cached_property
+    def _metrics(self) -> tuple[Metric, ...]:
+        return tuple(self.problem.tables)
+
+    @cached_property
+    def _program(self) -> Program:
+        program = build(self.problem, [self.problem.tables[m] for m in self._metrics])
+        if not np.isfinite(program.constant).all():
+            raise UnsupportedChoiceError(
+                "a glue operator that always runs in float is not supported by the tables"
+            )
+        return program
+
+    def optimum(self) -> Solution:
+        """Return the feasible policy of the least proxy loss.
+
+        Raises:
+            BudgetError: if no policy meets the budgets (names the minimum), or none was found in
+                time.
+            UnsupportedChoiceError: if no policy is supported whatever it costs.
+            DisagreementError: if program and pricing differ.
+        """
+        solution = self._solve(self._program.loss, tuple(self.problem.budgets))
+        if solution is None:
+            raise self._unreachable()
+        return solution
+
+    def minimum(self, metric: Metric, *, within: Collection[Metric] = ()) -> float | None:
+        """Return the least cost that a supported policy reaches.
+
+        Args:
+            metric: what is minimised, in the unit of its table.
+            within: metrics whose budgets are kept.
+
+        Returns:
+            The cost, or None if no policy is within those budgets.
+
+        Raises:
+            UnsupportedChoiceError: if no policy is supported whatever it costs.
+            DisagreementError: if program and pricing differ.
+        """
+        costs = self._program.costs[self._metrics.index(metric)]
+        solution = self._solve(costs, tuple(within))
+        if solution is not None:
+            return solution.costs[metric]
+        if not within:
+            raise UnsupportedChoiceError(
+                "no policy is supported: every one needs an unsupported glue operator or conversion"
+            )
+        return None
+
+    def _unreachable(self) -> BudgetError:
+        """Say which budget cannot be met, and what can be reached."""
+        budgets = self.problem.budgets
+        for metric in budgets:
+            least = self.minimum(metric)
+            if least is not None and least > budgets[metric]:
+                return BudgetError(
+                    f"{self._text(metric)} cannot be met; "
+                    f"the minimum reachable is {self._least(metric, least)}"
+                )
+        for metric in budgets:
+            others = [m for m in budgets if m is not metric]
+            least = self.minimum(metric, within=others)
+            if least is not None:
+                kept = " and ".join(self._text(m) for m in others)
+                return BudgetError(
+                    f"{self._text(metric)} cannot be met together with {kept}; "
+                    f"the minimum reachable is {self._least(metric, least)}"
+                )
+        each = " and ".join(self._text(m) for m in budgets)
+        return BudgetError(f"{each} cannot be met together; raise one of them")
+
+    def _text(self, metric: Metric) -> str:
+        return f"{metric.value} budget {self._quantity(metric, self.problem.budgets[metric])}"
+
+    def _least(self, metric: Metric, value: float) -> str:
+        text, budget = self._quantity(metric, value), self.problem.budgets[metric]
+        if text != self._quantity(metric, budget):
+            return text
+        return f"{text} ({100 * (value / budget - 1):.1g} % more)"
+
+    def _quantity(self, metric: Metric, value: float) -> str:
+        return format_quantity(value, self.problem.tables[metric].unit)
+
+    def _solve(self, objective: FloatArray, within: Collection[Metric]) -> Solution | None:
+        """Minimise `objective` within some budgets; None if no policy is.
+
+        The solver may overstep a budget by its tolerance. Such a policy is cut off, and the rest
+        is solved again.
+        """
+        cuts: list[IndexArray] = []
+        while len(cuts) <= _ROUNDS:
+            found = self._milp(objective, within, cuts)
+            if found is None:
+                return None
+            index = found.index[None]
+            costs = self.problem.costs(index)
+            if all(costs[m][0] <= self.problem.budgets[m] * (1 + _AGREEMENT) for m in within):
+                return found
+            cuts.append(self.problem.decide(index)[0])
+        raise BudgetError(
+            f"more than {_ROUNDS} policies lie within rounding of a budget; change it by 0.001 %"
+        )
+
+    def _milp(
+        self, objective: FloatArray, within: Collection[Metric], cuts: list[IndexArray]
+    ) -> Solution | None:
+        program = self._program
+        scale = _OBJECTIVE_SCALE / (np.abs(objective).max() or 1.0)
+        constraints = [LinearConstraint(program.matrix, program.lower, program.upper)]
+        for metric in within:
+            row = self._metrics.index(metric)
+            unit = _BUDGET_SCALE / self.problem.budgets[metric]
+            room = _BUDGET_SCALE - unit * program.constant[row]
+            constraints.append(LinearConstraint(unit * program.costs[row], ub=room))
+        for decisions in cuts:
+            columns = program.decisions[np.arange(len(decisions)), decisions]
+            row_of = np.bincount(columns, minlength=program.columns).astype(np.float64)
+            constraints.append(LinearConstraint(row_of, ub=len(decisions) - 1))
+        result = milp(
+            scale * objective,
+            integrality=program.integer,
+            bounds=Bounds(0, program.most),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0, "time_limit": self.seconds},
+        )
+        if result.status == 2:
+            return None
+        if result.x is None:
+            raise BudgetError(f"no policy was found within {self.seconds:g} s: {result.message}")
+        bound = float(result.mip_dual_bound or 0.0) / scale
+        return self._verified(np.round(result.x), bound, result.status == 0, str(result.message))
+
+    def _verified(self, x: FloatArray, bound: float, proven: bool, status: str) -> Solution:
+        """Check that pricing gives the policy the costs that the program gave it."""
+        program, problem = self._program, self.problem
+        index = problem.expand(x[program.decisions].argmax(1)[None])
+        costs = {metric: float(cost[0]) for metric, cost in problem.costs(index).items()}
+        for row, metric in enumerate(self._metrics):
+            terms = program.costs[row] * x
+            expected = float(program.constant[row] + terms.sum())
+            size = max(abs(costs[metric]), float(np.abs(terms).sum()))
+            if not abs(expected - costs[metric]) <= _AGREEMENT * size:
+                raise DisagreementError(
+                    f"the MILP prices {metric.value} at {expected!r}, the table at "
+                    f"{costs[metric]!r}; please report this network"
+                )
+        loss = float(problem.proxy_loss(index)[0])
+        return Solution(index[0], loss, costs, bound, proven, status)
+
+
+def solve(problem: Problem, *, seconds: float = 60.0) -> Solution:
+    """Return the feasible policy of the least proxy loss, with its proof.
+
+    Raises:
+        BudgetError: if no policy meets the budgets: says what the minimum reachable is.
+        UnsupportedChoiceError: if no policy is supported whatever it costs.
+    """
+    return Solver(problem, seconds).optimum()
+
+
+def minimum(problem: Problem, metric: Metric, *, within: Collection[Metric] = ()) -> float | None:
+    """Return the least cost of `metric` that a policy within some budgets reaches, if any."""
+    return Solver(problem).minimum(metric, within=within)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact optimum of the proxy loss, scored once.
+
+    Args:
+        seconds: wall time after which the best policy so far is taken.
+    """
+
+    seconds: float = 60.0
+    name: str = "exact"
+
+    def search(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        *,
+        evaluations: int,
+        seed: int,  # noqa: ARG002 - nothing is random here
+        progress: Progress | None = None,
+        record: Record | None = None,
+    ) -> SearchResult:
+        """See `search.searcher.Searcher`."""
+        ledger = Ledger(problem, evaluate, evaluations, progress, record)
+        solution = solve(problem, seconds=self.seconds)
+        ledger.score(solution.index[None], self.name)
+        return ledger.result(
+            {
+                "loss": solution.loss,
+                "loss_bound": solution.bound,
+                "proven": float(solution.proven),
+                "status": solution.status,
+            }
+        )

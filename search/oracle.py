@@ -1,0 +1,106 @@
+"""Accuracy of a policy on real images: what a search maximises."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodels.table import FloatArray
+from quantization.errors import DataError
+from quantization.network import Network
+from quantization.policy import Policy, PolicyBatch
+from quantization.quantizer import Float32Array
+from quantization.simulation import Simulation
+
+Labels = npt.NDArray[np.int64]
+_WILSON_Z = 1.959963984540054
+
+
+class AccuracyOracle(Protocol):
+    """Scores policies by accuracy."""
+
+    def accuracy(self, policies: PolicyBatch) -> FloatArray:
+        """Return the share of right answers of each policy, (P,), 0..1."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share of successes with its 95 % interval.
+
+    >>> Interval.wilson(97, 100)
+    Interval(share=0.97, low=0.9154805357094763, high=0.9897452692609939)
+    """
+
+    share: float
+    low: float
+    high: float
+
+    @classmethod
+    def wilson(cls, right: int, count: int) -> "Interval":
+        """Return the Wilson score interval (E. B. Wilson, JASA 1927) of `right` out of `count`.
+
+        Raises:
+            DataError: if `count` is not positive.
+        """
+        if count < 1:
+            raise DataError("an accuracy needs at least one image")
+        share, z2 = right / count, _WILSON_Z**2
+        center = (share + z2 / (2 * count)) / (1 + z2 / count)
+        half = _WILSON_Z / (1 + z2 / count) * sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+        return cls(share, max(center - half, 0.0), min(center + half, 1.0))
+
+
+class PostTrainingOracle:
+    """Accuracy after post-training quantization with statistics correction, remembered per policy.
+
+    Args:
+        simulation: simulates what the exported file computes.
+        images: (N, ...) float32; not those that ranges and corrections come from.
+        labels: (N,) right classes; None scores agreement with the float network's first choice.
+
+    Raises:
+        DataError: if images and labels differ in number.
+    """
+
+    def __init__(
+        self, simulation: Simulation, images: Float32Array, labels: Labels | None = None
+    ) -> None:
+        if labels is not None and len(labels) != len(images):
+            raise DataError(f"{len(images)} images, but {len(labels)} labels")
+        self._simulation = simulation
+        self._images = images
+        self._labels = labels
+        if labels is None:
+            self._labels = simulation.logits(Policy({}), images).argmax(1)
+        self._known: dict[tuple[str, ...], float] = {}
+
+    @property
+    def network(self) -> Network:
+        """The network that is scored."""
+        return self._simulation.network
+
+    @property
+    def evaluations(self) -> int:
+        """How many distinct policies were scored."""
+        return len(self._known)
+
+    def accuracy(self, policies: PolicyBatch) -> FloatArray:
+        """See `AccuracyOracle.accuracy`; a policy that was scored before is not run again."""
+        return np.array([self.score(policies[i]) for i in range(len(policies))], np.float64)
+
+    def score(self, policy: Policy) -> float:
+        """Return the share of right answers of one policy, 0..1."""
+        key = tuple(str(policy[name]) for name in self.network.layer_names)
+        if key not in self._known:
+            corrections = self._simulation.correct(policy)
+            logits = self._simulation.logits(policy, self._images, corrections)
+            self._known[key] = float((logits.argmax(1) == self._labels).mean())
+        return self._known[key]
+
+
+def count_right(logits: Sequence[Float32Array] | Float32Array, labels: Labels) -> int:
+    """Return how many rows of `logits`, (N, classes), have their largest entry at the label."""
+    return int((np.asarray(logits).argmax(1) == labels).sum())

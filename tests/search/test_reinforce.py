@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from costmodels.units import Metric
+from quantization.bits import DEFAULT_CHOICES
+from quantization.errors import PolicyError
+from search.agent import Stepper, sample
+from search.environment import Environment
+from search.exact import solve
+from search.reinforce import Baseline, Reinforce, ReinforceConfig, imitate, seeded_agent
+from search.sampling import RandomSearch
+from tests.search.networks import RICH_CHOICES, deep, gated, problem, residual
+
+TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_rescored_choices_have_the_probabilities_they_were_drawn_from():
+    made = problem(gated(), 0, TWO, choices=RICH_CHOICES, masked=0.3)
+    environment = Environment(made)
+    agent = seeded_agent(environment, 32, 0)
+    with torch.no_grad():
+        agent.head.weight.mul_(200)  # far from uniform
+    batch = sample(agent, environment, 64, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rescored = agent(batch.states)
+    drawn = torch.log_softmax(batch.logits + agent.mask, dim=2)
+    allowed = torch.from_numpy(environment.mask)[:, None].expand_as(drawn)
+    assert (drawn - rescored)[allowed].abs().max() < 1e-5
+    assert rescored.exp()[~allowed].max() == 0.0
+    assert environment.mask[np.arange(environment.steps), batch.decisions].all()
+
+
+def test_sampled_choices_follow_the_masked_distribution():
+    made = problem(residual(), 0, TWO, masked=0.3)
+    environment = Environment(made)
+    agent = seeded_agent(environment, 16, 3)
+    with torch.no_grad():
+        agent.head.weight.mul_(100)
+    batch = sample(agent, environment, 20_000, torch.Generator().manual_seed(1))
+    expected = torch.log_softmax(batch.logits + agent.mask, dim=2)[0, 0].exp().numpy()
+    seen = np.bincount(batch.choices[0].numpy(), minlength=len(expected)) / 20_000
+    np.testing.assert_allclose(seen, expected, atol=0.015)
+
+
+def test_single_steps_equal_the_lstm():
+    agent = seeded_agent(Environment(problem(residual(), 0, TWO)), 20, 0)
+    states = torch.randn(7, 3, agent.lstm.input_size)
+    with torch.no_grad():
+        expected = agent.head(agent.lstm(states)[0])
+        stepper = Stepper(agent, 3)
+        stepped = torch.stack([stepper.step(state) for state in states])
+    assert (stepped - expected).abs().max() < 1e-6
+
+
+def test_the_agent_beats_random_and_comes_close_to_the_optimum():
+    budgets = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
+    made = problem(deep(), 2, budgets, choices=DEFAULT_CHOICES)
+    optimum = solve(made).loss
+    config = ReinforceConfig(episodes=400, hidden=48, learning_rate=3e-3)
+    losses = {"agent": [], "random": []}
+    for seed in range(3):
+        limits = {"evaluations": 400, "seed": seed}
+        for name, searcher in (("agent", Reinforce(config)), ("random", RandomSearch())):
+            result = searcher.search(made, lambda i: -made.proxy_loss(i), **limits)
+            losses[name].append(result.archive[0].loss)
+    assert np.mean(losses["agent"]) < 0.1 * np.mean(losses["random"])
+    assert np.mean(losses["agent"]) < 1.5 * optimum
+
+
+def test_the_log_tells_what_happened():
+    made = problem(residual(), 1, TWO)
+    config = ReinforceConfig(episodes=50, hidden=8)
+    result = Reinforce(config).search(
+        made, lambda i: -made.proxy_loss(i), evaluations=10**6, seed=0
+    )
+    assert result.log["episodes"] == 50
+    assert result.log["updates"] == 5
+    assert 0 < result.log["repaired_share"] < 1
+    assert result.log["rejected_share"] == 0
+    assert result.log["distinct_policies"] == result.evaluations <= 50
+
+
+def test_the_search_does_not_touch_the_global_generator():
+    made = problem(residual(), 1, TWO)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    Reinforce(ReinforceConfig(episodes=10, hidden=8)).search(
+        made, lambda i: -made.proxy_loss(i), evaluations=10, seed=0
+    )
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_warm_start_is_scored_and_imitated():
+    made = problem(residual(), 1, TWO)
+    start = solve(made).index
+    result = Reinforce(ReinforceConfig.warm(episodes=20), start).search(
+        made, lambda i: -made.proxy_loss(i), evaluations=100, seed=0
+    )
+    assert result.trials[0].origin == "reinforce start"
+    np.testing.assert_array_equal(result.best, start)
+    assert 0.8 <= result.log["imitated_probability"] < 0.95
+
+
+def test_a_start_with_masked_bits_is_refused():
+    made = problem(residual(), 1, TWO, masked=0.5)
+    environment = Environment(made)
+    layer, choice = np.argwhere(~made.allowed)[0]
+    start = made.lowest_loss[0].copy()
+    start[layer] = choice
+    with pytest.raises(PolicyError, match="not supported"):
+        imitate(seeded_agent(environment, 8, 0), environment, start, ReinforceConfig())
+
+
+def test_rejected_trajectories_do_not_move_the_baseline():
+    baseline = Baseline(momentum=0.5)
+    rewards = np.array([1.0, 3.0, 1e9])
+    advantages = baseline.advantages(rewards, np.array([0.0, 0.0, 0.4]))
+    assert baseline.mean == 2.0
+    assert baseline.deviation == 1.0
+    np.testing.assert_allclose(advantages, [-1.0, 1.0, -1.4])
+
+
+def test_without_any_feasible_trajectory_less_excess_is_better():
+    advantages = Baseline(momentum=0.5).advantages(np.zeros(3), np.array([0.1, 0.2, 0.3]))
+    assert advantages[0] > advantages[1] > advantages[2]
+    assert advantages.sum() == pytest.approx(0.0)
+    assert Baseline(0.5).advantages(np.zeros(2), np.ones(2)).tolist() == [0.0, 0.0]
+
+
+def test_the_baseline_follows_the_rewards():
+    baseline = Baseline(momentum=0.8)
+    for step in range(50):
+        baseline.advantages(np.full(4, 5.0 + (step > 25)), np.zeros(4))
+    assert baseline.mean == pytest.approx(6.0, abs=0.01)
