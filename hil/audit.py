@@ -136,7 +136,8 @@ def _judge(
     integer = not bits.reads.is_float
     expected = INTEGER_KERNELS if integer else FLOAT_KERNELS
     asked_width = bits.weights if layer.has_weights else width
-    faults, notes = [], []
+    faults: list[str] = []
+    notes: list[str] = []
     if kernel not in expected:
         wanted = "an integer kernel" if integer else "a float kernel"
         what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"

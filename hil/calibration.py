@@ -176,7 +176,7 @@ def calibrate_network(
     held = np.arange(len(timed)) % _HELD_OUT == _HELD_OUT - 1
     trial = fit(rows[~held], ratios[~held] - 1, *prior, effects.blocks)
     error = np.abs((1 + trial.predict(rows[held])) / ratios[held] - 1).mean()
-    final = fit(rows, ratios - 1, *prior, effects.blocks)
+    final = fit(rows, ratios - 1, *prior, effects.blocks, start=trial)
     float_s = float(np.median([t.reference.p10_s for t in timed]))
     return Calibration(
         float_s, float_shares, final, effects, tuple(timed), float(error), int(held.sum())

@@ -45,6 +45,7 @@ def fit(
     prior: FloatArray,
     spread: FloatArray,
     blocks: npt.NDArray[np.intp],
+    start: Fit | None = None,
 ) -> Fit:
     """Fit the regression.
 
@@ -54,19 +55,13 @@ def fit(
         prior: (D,) prior means.
         spread: (D,) relative prior deviations within a block, positive.
         blocks: (D,) block number of each coefficient, 0..K-1.
+        start: take scales and noise from this fit instead of choosing them.
     """
     residual = target - features @ prior
-    count = int(blocks.max()) + 1
-    grams = [_gram(features[:, blocks == k] * spread[blocks == k]) for k in range(count)]
-    start = np.concatenate([np.full(count, np.log(0.5)), [np.log(max(residual.std(), 1e-6))]])
-    found = minimize(
-        _negative_log_likelihood,
-        start,
-        args=(grams, residual),
-        method="L-BFGS-B",
-        bounds=[(-8.0, 3.0)] * count + [(-9.0, 2.0)],
-    )
-    scales, noise = np.exp(found.x[:-1]), float(np.exp(found.x[-1]))
+    if start is None:
+        scales, noise = _choose_scales(features * spread, residual, blocks)
+    else:
+        scales, noise = start.scales, start.noise
     deviation = spread * scales[blocks]
     weighted = features * deviation
     covariance = weighted @ weighted.T + noise**2 * np.eye(len(target))
@@ -77,21 +72,40 @@ def fit(
     return Fit(prior + update, posterior, noise, scales)
 
 
-def _gram(weighted: FloatArray) -> FloatArray:
-    product: FloatArray = weighted @ weighted.T
-    return product
+def _choose_scales(
+    weighted: FloatArray, residual: FloatArray, blocks: npt.NDArray[np.intp]
+) -> tuple[FloatArray, float]:
+    count = int(blocks.max()) + 1
+    parts = [weighted[:, blocks == k] for k in range(count)]
+    grams = [part @ part.T for part in parts]
+    first = np.log(np.array([0.5] * count + [max(float(residual.std()), 1e-6)]))
+    found = minimize(
+        _negative_log_likelihood,
+        first,
+        args=(grams, residual),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-8.0, 3.0)] * count + [(-9.0, 2.0)],
+        options={"maxiter": 40},
+    )
+    return np.exp(found.x[:-1]), float(np.exp(found.x[-1]))
 
 
 def _negative_log_likelihood(
     logs: FloatArray, grams: Sequence[FloatArray], residual: FloatArray
-) -> float:
+) -> tuple[float, FloatArray]:
+    """Negative log marginal likelihood and its gradient in the logarithms of scales and noise."""
     n = len(residual)
     covariance = np.exp(2 * logs[-1]) * np.eye(n)
     for log, gram in zip(logs[:-1], grams, strict=True):
         covariance += np.exp(2 * log) * gram
-    try:
-        factor = cho_factor(covariance, lower=True)
-    except np.linalg.LinAlgError:
-        return 1e12
-    half_log_determinant = np.log(np.diagonal(factor[0])).sum()
-    return float(0.5 * residual @ cho_solve(factor, residual) + half_log_determinant)
+    factor = cho_factor(covariance, lower=True)
+    solved = cho_solve(factor, residual)
+    value = 0.5 * residual @ solved + np.log(np.diagonal(factor[0])).sum()
+    # d/dlog s_k = tr((C^-1 - a a^T) s_k^2 G_k) with a = C^-1 r
+    weight = cho_solve(factor, np.eye(n)) - np.outer(solved, solved)
+    slopes = [
+        np.exp(2 * log) * np.vdot(weight, gram) for log, gram in zip(logs[:-1], grams, strict=True)
+    ]
+    slopes.append(np.exp(2 * logs[-1]) * np.trace(weight))
+    return float(value), np.array(slopes)

@@ -1,1 +1,31 @@
-"""The front door: three verbs, the command line and the report page."""
+"""The front door: three verbs, the command line and the report page.
+
+    quantmeter.calibrate(...)   cost tables for a device
+    quantmeter.search(...)      bits within budgets
+    quantmeter.benchmark(...)   exported policies, timed
+
+Nothing heavy is imported before a verb is called.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantmeter.benchmarking import benchmark
+    from quantmeter.calibrating import calibrate
+    from quantmeter.searching import search
+
+__all__ = ["benchmark", "calibrate", "search"]
+
+_HOME = {
+    "benchmark": "quantmeter.benchmarking",
+    "calibrate": "quantmeter.calibrating",
+    "search": "quantmeter.searching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

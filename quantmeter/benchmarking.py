@@ -1,0 +1,201 @@
+"""The third verb: export policies, audit the files, time them paired against rivals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodels.measurement import Measurement
+from costmodels.units import Metric
+from hil.audit import Audit, audit
+from hil.device import detect
+from hil.ort import Runner, one_feed, recorded_options
+from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
+from quantization.bits import FLOAT32, BitWidths
+from quantization.policy import Policy
+from quantization.ranges import batches
+from quantmeter.costs import Costs
+from quantmeter.workbench import Workbench
+from search.oracle import Interval
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmarked:
+    """One exported policy: audited, timed, scored.
+
+    Args:
+        name: the path as typed, or ``float``, or bit-widths.
+        policy: what was asked for.
+        measurement: raw samples.
+        ratio_to_float: paired, with its 95 % interval.
+        predicted_s: what the cost model predicts for p10, in seconds; None without a model.
+        predicted_ratio_to_float: the same over its prediction for the float network.
+        accuracy: on the test images, by running the file; None without data.
+        audit: of the file.
+    """
+
+    name: str
+    policy: Policy
+    measurement: Measurement
+    ratio_to_float: Ratio
+    predicted_s: float | None
+    predicted_ratio_to_float: float | None
+    accuracy: Interval | None
+    audit: Audit
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the exported file."""
+        return self.audit.size_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        accuracy = self.accuracy
+        return {
+            "policy": self.name,
+            "median_s": self.measurement.median_s,
+            "p10_s": self.measurement.p10_s,
+            "ratio_to_float": self.ratio_to_float.to_dict(),
+            "predicted_s": self.predicted_s,
+            "predicted_ratio_to_float": self.predicted_ratio_to_float,
+            "accuracy": None if accuracy is None else accuracy.share,
+            "accuracy_interval": None if accuracy is None else [accuracy.low, accuracy.high],
+            "size_bytes": self.size_bytes,
+            "audit": self.audit.to_dict(),
+            "samples": self.measurement.to_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """All results of one interleaved run.
+
+    Args:
+        device: where it ran; JSON values.
+        runtime: threads and options; JSON values.
+        results: one per policy and rival.
+        notes: what a reader must know, such as that inputs were random.
+    """
+
+    device: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    results: tuple[Benchmarked, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the benchmark as JSON values."""
+        return {
+            "device": dict(self.device),
+            "runtime": dict(self.runtime),
+            "notes": list(self.notes),
+            "results": [result.to_dict() for result in self.results],
+        }
+
+
+def parse_rival(text: str, bench: Workbench) -> Policy:
+    """Read ``--vs``: ``float``, or bit-widths for every layer.
+
+    Raises:
+        BitWidthError: if it is neither.
+    """
+    bits = FLOAT32 if text == FLOAT else BitWidths.parse(text)
+    return Policy.uniform(bench.network, bits)
+
+
+def benchmark(
+    bench: Workbench,
+    policies: Mapping[str, Policy],
+    *,
+    costs: Costs | None = None,
+    rivals: Sequence[str] = (FLOAT, "w8a8"),
+    threads: int = 1,
+    blocks: int = 20,
+    score: bool = True,
+    progress: Callable[[float, str], None] = lambda _share, _what: None,
+) -> Benchmark:
+    """Export, audit and time policies, interleaved with rivals and the float network.
+
+    Args:
+        bench: network and data.
+        policies: by the name they are reported under.
+        costs: predicts latency, if it prices it.
+        rivals: ``float`` or bit-widths, such as ``w8a8``.
+        threads: of the runtime.
+        blocks: how often each candidate gets a turn.
+        score: run every file on the test images, if there are any.
+        progress: called with the share done and what is being done.
+
+    Raises:
+        PolicyError: if a policy does not fit or is not deployable.
+    """
+    asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
+    models = {name: bench.export(policy) for name, policy in asked.items()}
+    feed = one_feed(bench.network, bench.range_inputs)
+    runners = {name: Runner(model, threads, feed) for name, model in models.items()}
+    if FLOAT not in runners:
+        runners[FLOAT] = Runner(bench.export(Policy({})), threads, feed)
+    timed = time_interleaved(
+        runners,
+        TimingOptions(blocks=blocks, seed=bench.seed),
+        progress=lambda share: progress(share, "timing, interleaved"),
+    )
+    predicted = _predict(bench, costs, asked)
+    score = score and bench.data is not None
+    results = []
+    for name, policy in asked.items():
+        seconds, ratio = predicted[name]
+        results.append(
+            Benchmarked(
+                name,
+                policy,
+                timed[name],
+                paired_ratio(timed[name], timed[FLOAT], seed=bench.seed),
+                seconds,
+                ratio,
+                accuracy_on_test(bench, runners[name])
+                if score and bench.data is not None
+                else None,
+                audit(
+                    bench.network,
+                    policy,
+                    models[name],
+                    bench.exporter.size_bytes(policy),
+                    bench.exporter.options,
+                ),
+            )
+        )
+    notes = () if bench.data is not None else ("random inputs: no accuracy is reported",)
+    return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), notes)
+
+
+def accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:
+    """Run an exported file on the test images; without labels, agreement with the float model."""
+    images, labels = bench.part("test")
+    expected = bench.float_labels if labels is None else labels
+    name = bench.network.input_names[0]
+    logits = [runner.run({name: part})[0] for part in batches(bench.network, images)]
+    found = np.concatenate(logits)[: len(images)].argmax(1)
+    return Interval.wilson(int((found == expected).sum()), len(images))
+
+
+def _predict(
+    bench: Workbench, costs: Costs | None, asked: Mapping[str, Policy]
+) -> dict[str, tuple[float | None, float | None]]:
+    if costs is None or Metric.LATENCY not in costs.models:
+        return dict.fromkeys(asked, (None, None))
+    totals = costs.total(bench.network, list(asked.values()), Metric.LATENCY)
+    base = costs.float_total(bench.network, Metric.LATENCY)
+    return {name: (float(t), float(t) / base) for name, t in zip(asked, totals, strict=True)}
+
+
+def read_policies(paths: Sequence[str | Path]) -> dict[str, Policy]:
+    """Read policy files; the names are the paths as given.
+
+    Raises:
+        PolicyError: if a file is missing or no policy.
+    """
+    return {str(path): Policy.read(path) for path in paths}

@@ -1,0 +1,57 @@
+"""The first verb: a cost table for one network on this device."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from costmodels.errors import BackendError
+from costmodels.model import BackendContext
+from costmodels.registry import backend
+from costmodels.table import CostTable
+from costmodels.units import Metric
+from quantization.bits import DEFAULT_CHOICES, BitWidths
+from quantization.network import Network
+from quantmeter.data import Data
+from quantmeter.workbench import open_workbench
+
+
+def calibrate(
+    model: str | Path | Network,
+    *,
+    cost: str = "ort",
+    seconds: float = 60.0,
+    choices: Sequence[BitWidths] = DEFAULT_CHOICES,
+    data: str | Path | Data | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[float, str], None] = lambda _share, _what: None,
+) -> CostTable:
+    """Measure the latency of every layer of a network at every choice.
+
+    Args:
+        model: path of an ONNX file, or a network.
+        cost: a measuring backend, such as ``ort``.
+        seconds: wall time to spend.
+        choices: bit-widths of the table.
+        data: images for realistic values; random inputs without.
+        threads: of the runtime.
+        seed: of what is drawn.
+        progress: called with the share done and what is being done.
+
+    Returns:
+        The table in seconds; `CostTable.source` says device, runtime and held-out error.
+
+    Raises:
+        BackendError: if the backend measures no latency.
+    """
+    bench = open_workbench(model, data, seed=seed)
+    context = BackendContext(
+        threads=threads,
+        seconds=seconds,
+        seed=seed,
+        inputs=None if bench.data is None else bench.range_inputs,
+        progress=progress,
+    )
+    made = backend(cost, context)
+    if Metric.LATENCY not in made.metrics:
+        raise BackendError(f"{cost} measures no latency; calibrate with --cost ort")
+    return made.table(bench.network, tuple(choices), Metric.LATENCY)

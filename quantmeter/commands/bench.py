@@ -1,0 +1,98 @@
+"""``quantmeter bench``: time exported policies, paired against rivals."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_command,
+    add_costs,
+    add_data,
+    add_model,
+    add_seed,
+    add_threads,
+    console,
+    positive,
+    print_json,
+    progress_bar,
+    table,
+)
+
+if TYPE_CHECKING:
+    from quantmeter.benchmarking import Benchmark
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(subparsers, "bench", "export, audit and time policies", run)
+    add_model(parser)
+    parser.add_argument("policy", nargs="+", metavar="POLICY.json")
+    add_data(parser)
+    add_costs(parser)
+    add_seed(parser)
+    add_threads(parser)
+    parser.add_argument(
+        "--vs", action="append", default=[], metavar="RIVAL", help="float or bits such as w8a8"
+    )
+    parser.add_argument("--blocks", type=positive, default=20, help="turns of each (default 20)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Benchmark; exit 1 if an audit fails."""
+    from costmodels.model import BackendContext
+    from quantmeter.benchmarking import benchmark, read_policies
+    from quantmeter.costs import parse_costs
+    from quantmeter.workbench import open_workbench
+
+    policies = read_policies(arguments.policy)
+    bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
+    context = BackendContext(threads=arguments.threads, inputs=bench.range_inputs)
+    costs = parse_costs(arguments.cost, context) if arguments.cost else None
+    with progress_bar("benchmarking") as progress:
+        found = benchmark(
+            bench,
+            policies,
+            costs=costs,
+            rivals=arguments.vs,
+            threads=arguments.threads,
+            blocks=arguments.blocks,
+            progress=progress,
+        )
+    if arguments.json:
+        print_json(found.to_dict())
+    else:
+        _print(found)
+    return 0 if all(result.audit.ok for result in found.results) else 1
+
+
+def _print(found: "Benchmark") -> None:
+    from costmodels.units import Unit, format_quantity
+
+    rows = table(
+        "Timed interleaved, paired against float",
+        *("policy", "median", "p10", "ratio to float", "predicted", "accuracy", "bytes", "audit"),
+    )
+    for r in found.results:
+        ratio = r.ratio_to_float
+        predicted = r.predicted_ratio_to_float
+        rows.add_row(
+            r.name,
+            format_quantity(r.measurement.median_s, Unit.SECONDS),
+            format_quantity(r.measurement.p10_s, Unit.SECONDS),
+            f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            "-" if predicted is None else f"{predicted:.3f}",
+            "-" if r.accuracy is None else f"{r.accuracy.share:.2%}",
+            f"{r.size_bytes:,}",
+            "ok" if r.audit.ok else "FAILED",
+        )
+    out = console()
+    out.print(rows)
+    out.print(
+        f"{found.device['cpu']}, onnxruntime {found.device['runtime_version']}, "
+        f"{found.runtime['threads']} thread(s)"
+    )
+    for result in found.results:
+        for problem in result.audit.problems:
+            out.print(f"audit of {result.name}: {problem}")
+    for note in found.notes:
+        out.print(f"note: {note}")

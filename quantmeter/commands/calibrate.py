@@ -1,0 +1,68 @@
+"""``quantmeter calibrate``: measure a cost table."""
+
+import argparse
+from pathlib import Path
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_choices,
+    add_command,
+    add_data,
+    add_model,
+    add_seed,
+    add_threads,
+    console,
+    print_json,
+    progress_bar,
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(subparsers, "calibrate", "measure a cost table of a network", run)
+    add_model(parser)
+    add_data(parser)
+    add_choices(parser)
+    add_seed(parser)
+    add_threads(parser)
+    parser.add_argument("--cost", default="ort", metavar="BACKEND", help="default ort")
+    parser.add_argument("--time", default="60s", metavar="SPAN", help="such as 60s or 5m")
+    parser.add_argument("--out", required=True, metavar="TABLE.json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write the table, and say how good it is."""
+    from costmodels.units import parse_duration
+    from quantmeter.calibrating import calibrate
+
+    seconds = parse_duration(arguments.time)
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar("calibrating") as progress:
+        table = calibrate(
+            arguments.model,
+            cost=arguments.cost,
+            seconds=seconds,
+            choices=arguments.choices,
+            data=arguments.data,
+            threads=arguments.threads,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    out.write_text(table.to_json(), encoding="utf-8")
+    summary = {
+        "out": str(out),
+        "policies": table.source["policies"],
+        "held_out_policies": table.source["held_out_policies"],
+        "held_out_mean_absolute_error": table.source["held_out_mean_absolute_error"],
+        "inputs": table.source["inputs"],
+    }
+    if arguments.json:
+        print_json(summary)
+        return 0
+    console().print(
+        f"{out}: {summary['policies']} policies timed; mean absolute error "
+        f"{summary['held_out_mean_absolute_error']:.1%} on {summary['held_out_policies']} "
+        f"policies that were not fitted ({summary['inputs']} inputs)"
+    )
+    return 0

@@ -1,0 +1,108 @@
+"""``quantmeter cost``: what a policy costs, layer by layer."""
+
+import argparse
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_command,
+    add_costs,
+    add_model,
+    add_threads,
+    console,
+    print_json,
+    table,
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(subparsers, "cost", "price a policy", run)
+    add_model(parser)
+    add_costs(parser)
+    add_threads(parser)
+    parser.add_argument("--metric", choices=("latency", "energy", "size"), required=True)
+    parser.add_argument("--policy", metavar="POLICY.json", help="default: every layer float32")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the total and each layer's share."""
+    from costmodels.model import BackendContext
+    from costmodels.pricing import total
+    from costmodels.units import Metric, format_quantity
+    from quantization.formats import formats
+    from quantization.policy import Policy, PolicyBatch
+    from quantization.reading import read_network
+    from quantmeter.costs import parse_costs
+
+    metric = Metric(arguments.metric)
+    network = read_network(arguments.model)
+    policy = Policy.read(arguments.policy) if arguments.policy else Policy({})
+    batch = PolicyBatch.of(network, [policy])
+    costs = parse_costs(arguments.cost, BackendContext(threads=arguments.threads))
+    priced = costs.model(metric).table(network, batch.choices, metric)
+    # The sum of the table; for size `quantmeter export` writes up to a few hundred bytes less.
+    summed = float(total(priced, network, batch)[0])
+    exact = float(costs.model(metric).total(network, batch, metric)[0])
+    chosen = formats(network, policy)
+    position = {name: i for i, name in enumerate(priced.layers)}
+    layers = [
+        {
+            "name": name,
+            "bits": str(policy[name]),
+            "cost": float(priced.unary.value[position[name], batch.index[0, position[name]]]),
+            "kernel": str(priced.unary.kernel[position[name], batch.index[0, position[name]]]),
+            "provenance": str(
+                priced.unary.provenance[position[name], batch.index[0, position[name]]]
+            ),
+        }
+        for name in network.layer_names
+    ]
+    known = priced.formats
+    glue = sum(
+        float(priced.glue.value[i, known.index(chosen.reads[name])])
+        for i, name in enumerate(priced.glue_names)
+    )
+    tensors = {name: i for i, name in enumerate(priced.tensors)}
+    conversion = sum(
+        float(priced.conversion.value[tensors[name], known.index(a), known.index(b)])
+        for name, a, b in chosen.conversions
+    )
+    notes = [str(note) for note in priced.source.get("notes", ())]
+    provenance = sorted({str(entry["provenance"]) for entry in layers})
+    if arguments.json:
+        print_json(
+            {
+                "metric": metric.value,
+                "total": exact,
+                "unit": priced.unit.value,
+                "statistic": priced.statistic,
+                "provenance": provenance,
+                "layers": layers,
+                "glue": glue,
+                "conversions": conversion,
+                "constant": priced.constant,
+                "table_total": summed,
+                "source": dict(priced.source),
+                "notes": notes,
+            }
+        )
+        return 0
+    rows = table(f"{metric.value} of {arguments.model}", "layer", "bits", "cost", "share", "from")
+    for entry in layers:
+        share = float(str(entry["cost"])) / summed if summed else 0.0
+        rows.add_row(
+            str(entry["name"]),
+            str(entry["bits"]),
+            format_quantity(float(str(entry["cost"])), priced.unit),
+            f"{share:.1%}",
+            " ".join(filter(None, (str(entry["provenance"]), str(entry["kernel"])))),
+        )
+    for name, value in (("glue", glue), ("conversions", conversion), ("constant", priced.constant)):
+        share = value / summed if summed else 0.0
+        rows.add_row(f"({name})", "", format_quantity(value, priced.unit), f"{share:.1%}", "")
+    out = console()
+    out.print(rows)
+    out.print(f"total: {format_quantity(exact, priced.unit)} ({', '.join(provenance)})")
+    for note in notes:
+        out.print(f"note: {note}")
+    return 0

@@ -1,0 +1,138 @@
+"""``quantmeter demo``: the main job, end to end, on a real network and real images."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_command,
+    add_seed,
+    console,
+    print_json,
+    progress_bar,
+    table,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantmeter.demo import DemoResult
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        subparsers, "demo", "go from a float network to a timed mixed-precision model", run
+    )
+    add_seed(parser)
+    parser.add_argument("--out", default="runs/demo", metavar="RUN", help="folder (runs/demo)")
+    parser.add_argument("--quick", action="store_true", help="a taste: seconds instead of minutes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo; exit 1 if no policy meets the latency budget when measured."""
+    from quantmeter.demo import DemoOptions, exceeded, run_demo, to_dict
+
+    options = DemoOptions(seed=arguments.seed)
+    if arguments.quick:
+        options = DemoOptions(seconds=6, episodes=20, blocks=6, seed=arguments.seed)
+    out = Path(arguments.out)
+    result = run_demo(options, out, progress_bar)
+    if arguments.json:
+        print_json(to_dict(result))
+    else:
+        _print(result, console(), out)
+    if result.deployed is None:
+        console().print(str(exceeded(result)))
+        return 1
+    return 0
+
+
+def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
+    from costmodels.units import Metric, Unit, format_quantity
+
+    prepared = result.prepared
+    problem, network = prepared.problem, prepared.bench.network
+    weights = sum(layer.weight_count for layer in network.layers)
+    accuracy = result.float_accuracy
+    screen.print(
+        f"network: {len(network.layers)} layers, {network.macs / 1e6:.1f} M multiply-accumulates, "
+        f"{weights:,} weights; float accuracy {accuracy.share:.2%} on test images"
+    )
+    screen.print(
+        f"latency table: {result.table.source['policies']} policies timed; "
+        f"{result.table.source['held_out_mean_absolute_error']:.1%} mean absolute error on "
+        f"{result.table.source['held_out_policies']} that were not fitted"
+    )
+    screen.print(_layer_table(result))
+    limit = problem.budgets[Metric.SIZE]
+    screen.print(
+        f"budgets: latency at most 0.7x of float, size at most "
+        f"{format_quantity(limit, Unit.BYTES)} (that of uniform w3a8)"
+    )
+    timed = {r.name: r for r in result.timed.results}
+    rows = table(
+        "Search",
+        *("method", "proxy loss", "gap", "search acc.", "test acc. [95 %]", "predicted"),
+        *("measured [95 %], x float", "bytes", "budgets"),
+    )
+    for row in result.rows:
+        measured, test = timed[row.name].ratio_to_float, row.test_accuracy
+        predicted = timed[row.name].predicted_ratio_to_float
+        rows.add_row(
+            ("* " if row.name == result.deployed else "  ") + row.name,
+            f"{row.loss:.3f}",
+            "-" if row.gap is None else f"{row.gap:+.0%}",
+            f"{row.search_accuracy:.1%}",
+            f"{test.share:.1%} [{test.low:.1%}, {test.high:.1%}]",
+            "-" if predicted is None else f"{predicted:.3f}",
+            f"{measured.mid:.3f} [{measured.low:.3f}, {measured.high:.3f}]",
+            f"{timed[row.name].size_bytes:,}",
+            "met" if row.feasible else "over",
+        )
+    screen.print(rows)
+    _print_verdict(result, screen)
+    screen.print(f"written: {out}/report.html, result.json, table.json, *.policy.json")
+
+
+def _layer_table(result: "DemoResult") -> "object":
+    from costmodels.units import Metric, Unit, format_quantity
+
+    problem = result.prepared.problem
+    kl = result.prepared.sensitivity.kl
+    names = [str(c) for c in problem.choices]
+    w8, w32 = names.index("w8a8"), names.index("w32a32")
+    latency = result.table.unary.value
+    energy = problem.tables[Metric.ENERGY].unary.value
+    deployed = next((r.policy for r in result.rows if r.name == result.deployed), None)
+    rows = table(
+        "Layers: latency measured in context, energy analytical (haq), KL of one layer alone",
+        *("layer", "float", "INT8", "energy w8a8", "KL w2", "KL w3", "KL w4", "deployed"),
+    )
+    for i, layer in enumerate(result.prepared.bench.network.layers):
+        rows.add_row(
+            layer.name,
+            format_quantity(float(latency[i, w32]), Unit.SECONDS),
+            format_quantity(float(latency[i, w8]), Unit.SECONDS),
+            format_quantity(float(energy[i, w8]), Unit.JOULES),
+            *(f"{kl[i, names.index(f'w{b}a8')]:.4f}" for b in (2, 3, 4)),
+            "-" if deployed is None else str(deployed[layer.name]),
+        )
+    return rows
+
+
+def _print_verdict(result: "DemoResult", screen: "Console") -> None:
+    if result.deployed is None:
+        return
+    timed = next(r for r in result.timed.results if r.name == result.deployed)
+    ratio, accuracy = timed.ratio_to_float, timed.accuracy
+    predicted = timed.predicted_ratio_to_float
+    assert accuracy is not None
+    assert predicted is not None
+    screen.print(
+        f"deployed: {result.deployed}; predicted {predicted:.3f}x of float, measured "
+        f"{ratio.mid:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}], budget 0.7x; "
+        f"{accuracy.share:.2%} of the test images right when the exported file runs; "
+        f"audit {'ok' if timed.audit.ok else 'FAILED'}"
+    )

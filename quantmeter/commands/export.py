@@ -1,0 +1,53 @@
+"""``quantmeter export``: write the deployable model of a policy, audited."""
+
+import argparse
+from pathlib import Path
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_command,
+    add_data,
+    add_model,
+    add_seed,
+    console,
+    print_json,
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(subparsers, "export", "write the deployable model of a policy", run)
+    add_model(parser)
+    parser.add_argument("policy", metavar="POLICY.json")
+    add_data(parser)
+    add_seed(parser)
+    parser.add_argument("--out", required=True, metavar="Q.onnx")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, audit, and write the file only if the audit passes."""
+    from hil.audit import audit
+    from quantization.policy import Policy
+    from quantmeter.workbench import open_workbench
+
+    policy = Policy.read(arguments.policy)
+    bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
+    model = bench.export(policy)
+    expected = bench.exporter.size_bytes(policy)
+    found = audit(bench.network, policy, model, expected, bench.exporter.options)
+    found.require()
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(model)
+    note = "" if bench.data is not None else "random inputs: ranges are made up, no accuracy"
+    if arguments.json:
+        print_json({"out": str(out), "audit": found.to_dict(), "notes": [note] if note else []})
+        return 0
+    screen = console()
+    screen.print(f"{out}: {len(model):,} bytes as predicted; bits and kernels as asked")
+    for entry in found.layers:
+        if entry.reason:
+            screen.print(f"note: layer {entry.name}: {entry.reason}")
+    if note:
+        screen.print(f"note: {note}")
+    return 0

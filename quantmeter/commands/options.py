@@ -1,0 +1,124 @@
+"""Arguments that several subcommands share, and how results reach the terminal."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from quantization.bits import DEFAULT_CHOICES, BitWidths, parse_choices
+from quantization.errors import BitWidthError
+
+Subparsers = Any  # argparse's own class for them is private
+Run = Callable[[argparse.Namespace], int]
+
+
+def add_command(subparsers: Subparsers, name: str, text: str, run: Run) -> argparse.ArgumentParser:
+    """Add a subcommand with ``--json``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the ONNX file."""
+    parser.add_argument("model", metavar="MODEL.onnx", help="float ONNX model")
+
+
+def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add the images."""
+    parser.add_argument(
+        "--data",
+        metavar="DATA.npz",
+        required=required,
+        help="unseen images: x (N, ...) float32 and y (N,) classes; split 20/40/40",
+    )
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    """Add the cost backends."""
+    parser.add_argument(
+        "--cost",
+        action="append",
+        default=[],
+        metavar="[METRIC=]BACKEND",
+        help="analytical:PRESET, table:FILE or ort; repeat for several metrics",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add the seed."""
+    parser.add_argument("--seed", type=int, default=0, help="of split and search (default 0)")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime's threads."""
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="threads of the runtime (default 1)"
+    )
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add the bit-widths."""
+    parser.add_argument(
+        "--choices",
+        type=choices,
+        default=DEFAULT_CHOICES,
+        metavar="W,W,...",
+        help=f"bit-widths (default {','.join(map(str, DEFAULT_CHOICES))})",
+    )
+
+
+def choices(text: str) -> tuple[BitWidths, ...]:
+    """Read a list of bit-widths for argparse."""
+    try:
+        return parse_choices(text)
+    except BitWidthError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text: str) -> int:
+    """Read a positive number for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def print_json(content: Any) -> None:
+    """Print JSON to standard output."""
+    json.dump(content, sys.stdout, indent=2, allow_nan=False)
+    print()
+
+
+def console() -> Console:
+    """Return the console of standard output; wide enough for tables when it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return a table whose columns after the first are aligned to the right."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for position, column in enumerate(columns):
+        made.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
+    return made
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar on standard error while the block runs; yields what moves it."""
+    columns = (TextColumn("{task.fields[title]:<14}"), BarColumn(), TimeElapsedColumn())
+    stderr = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.description}"), console=stderr) as bar:
+        task = bar.add_task("", total=1.0, title=title)
+
+        def move(share: float, what: str) -> None:
+            bar.update(task, completed=share, description=what)
+
+        yield move
+        bar.update(task, completed=1.0)

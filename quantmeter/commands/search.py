@@ -1,0 +1,103 @@
+"""``quantmeter search``: find the bits within budgets."""
+
+import argparse
+
+from quantmeter.commands.options import (
+    Subparsers,
+    add_choices,
+    add_command,
+    add_costs,
+    add_data,
+    add_model,
+    add_seed,
+    add_threads,
+    console,
+    positive,
+    print_json,
+    progress_bar,
+    table,
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = add_command(subparsers, "search", "find the bits within budgets", run)
+    add_model(parser)
+    add_data(parser, required=True)
+    add_costs(parser)
+    add_choices(parser)
+    add_seed(parser)
+    add_threads(parser)
+    parser.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="such as latency=0.7x (of the float model), latency=8ms, size=2MB; repeat for several",
+    )
+    parser.add_argument(
+        "--method", default="reinforce", help="reinforce, exact, greedy, uniform or random"
+    )
+    parser.add_argument(
+        "--reward",
+        default="accuracy",
+        choices=("accuracy", "proxy"),
+        help="accuracy on the search part, or the negative sum of sensitivities",
+    )
+    parser.add_argument("--episodes", type=positive, default=600, help="default 600")
+    parser.add_argument(
+        "--tie",
+        action="append",
+        default=[],
+        metavar="LAYER,LAYER",
+        help="layers that must get equal bits; repeat for several groups",
+    )
+    parser.add_argument("--time", default="60s", metavar="SPAN", help="of a measuring backend")
+    parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, write the run, and print the best policy."""
+    from costmodels.units import Metric, Unit, format_quantity, parse_duration
+    from quantmeter.searching import search
+
+    with progress_bar("searching") as progress:
+        report = search(
+            arguments.model,
+            arguments.data,
+            cost=arguments.cost,
+            budgets=arguments.budget,
+            method=arguments.method,
+            reward=arguments.reward,
+            episodes=arguments.episodes,
+            choices=arguments.choices,
+            ties=[group.split(",") for group in arguments.tie],
+            threads=arguments.threads,
+            seconds=parse_duration(arguments.time),
+            seed=arguments.seed,
+            out=arguments.out,
+            progress=progress,
+        )
+    if arguments.json:
+        print_json(report.summary)
+        return 0
+    found, out = report.found, console()
+    rows = table("Best policy", "layer", "bits")
+    for name, bits in found.policy.layers.items():
+        rows.add_row(name, str(bits))
+    out.print(rows)
+    test = found.test_accuracy
+    out.print(
+        f"accuracy: {found.search_accuracy:.2%} on the search images, {test.share:.2%} "
+        f"[{test.low:.2%}, {test.high:.2%}] on the test images"
+    )
+    gap = "the optimum" if not found.gap else f"{found.gap:.1%} above the exact optimum"
+    out.print(f"proxy loss: {found.loss:.4g}, {gap} {report.optimum.loss:.4g}")
+    for name, budget in report.summary["budgets"].items():
+        cost = found.costs[Metric(name)]
+        unit = Unit(budget["unit"])
+        out.print(
+            f"{name}: {format_quantity(cost, unit)} of {format_quantity(budget['limit'], unit)}"
+        )
+    out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
+    return 0

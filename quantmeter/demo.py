@@ -1,0 +1,325 @@
+"""The main job on a real network and real images, from float model to timed mixed-precision file."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodels.model import BackendContext
+from costmodels.registry import backend
+from costmodels.replay import TableReplay
+from costmodels.size import ExportedSize
+from costmodels.table import CostTable
+from costmodels.units import Metric
+from quantization.bits import DEFAULT_CHOICES, BitWidths
+from quantization.errors import BudgetError
+from quantization.policy import Policy
+from quantization.reading import read_network
+from quantmeter.benchmarking import FLOAT, Benchmark, benchmark
+from quantmeter.calibrating import calibrate
+from quantmeter.costs import Costs
+from quantmeter.data import Data
+from quantmeter.reference_task import load_digits_task
+from quantmeter.searching import Found, Prepared, describe, prepare, run_method
+from quantmeter.workbench import Workbench, open_workbench
+from search.budgets import BudgetRequest
+from search.exact import Solution, solve
+from search.oracle import Interval
+
+MODEL = Path(__file__).parent / "data" / "digits.onnx"
+LATENCY_BUDGET = 0.7
+EQUAL_SIZE = BitWidths(3, 8)
+"""The size budget is the size of this uniform policy: what would uniform quantization give up?"""
+
+_ATTEMPTS = 3
+_METHODS: tuple[tuple[str, str, str], ...] = (
+    ("REINFORCE on accuracy", "reinforce", "accuracy"),
+    ("REINFORCE on proxy loss", "reinforce", "proxy"),
+    ("exact (MILP on proxy loss)", "exact", "proxy"),
+    ("greedy", "greedy", "proxy"),
+    ("random", "random", "accuracy"),
+)
+
+Progress = Callable[[float, str], None]
+Bar = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar with a title."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """How long the demo takes.
+
+    Args:
+        seconds: of measuring the latency table.
+        episodes: trajectories of each learning search, and policies of the random one.
+        blocks: turns of each candidate in the final timing.
+        seed: of everything that is drawn.
+    """
+
+    seconds: float = 30.0
+    episodes: int = 150
+    blocks: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo found.
+
+    Args:
+        prepared: network, data, tables, budgets, sensitivities.
+        table: the measured latency table, before any tightening.
+        rows: one per method and uniform policy, in figures.
+        timed: all of them timed, interleaved, with float and uniform INT8.
+        optimum: the certificate.
+        deployed: name of the row that is deployed; None if none meets the budget.
+        attempts: searches that were needed.
+        float_accuracy: of the float network on the test part.
+    """
+
+    prepared: Prepared
+    table: CostTable
+    rows: tuple[Found, ...]
+    timed: Benchmark
+    optimum: Solution
+    deployed: str | None
+    attempts: int
+    float_accuracy: Interval
+
+
+def run_demo(options: DemoOptions, out: Path, bar: Bar) -> DemoResult:
+    """Calibrate, search, export, audit and time; write everything into `out`.
+
+    Args:
+        options: how long.
+        out: folder of the run.
+        bar: opens a progress bar.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    bench = _open(options, out)
+    with bar("latency") as progress:
+        table = calibrate(
+            bench.network,
+            data=bench.data,
+            seconds=options.seconds,
+            seed=options.seed,
+            progress=progress,
+        )
+    (out / "table.json").write_text(table.to_json(), encoding="utf-8")
+    requests = [
+        BudgetRequest(Metric.LATENCY, LATENCY_BUDGET, relative=True),
+        BudgetRequest(Metric.SIZE, float(_uniform_bytes(bench))),
+    ]
+    prepared: Prepared | None = None
+    tightened, attempt = table, 0
+    while True:
+        attempt += 1
+        costs = _costs(tightened)
+        if prepared is None:
+            with bar("sensitivity") as progress:
+                prepared = prepare(bench, costs, requests, DEFAULT_CHOICES, progress=progress)
+        else:
+            tables = {**prepared.problem.tables, Metric.LATENCY: tightened}
+            problem = replace(prepared.problem, tables=tables)
+            prepared = replace(prepared, costs=costs, problem=problem)
+        rows, optimum = _search(prepared, options, bar)
+        policies = {row.name: row.policy for row in rows}
+        with bar("timing") as progress:
+            timed = benchmark(
+                bench,
+                policies,
+                costs=_costs(table),
+                rivals=(FLOAT,),
+                blocks=options.blocks,
+                progress=progress,
+            )
+        deployed = _deployed(rows, timed)
+        if deployed is not None or attempt == _ATTEMPTS:
+            break
+        tightened = _tighten(tightened, rows, timed)
+    right = bench.simulation.logits(Policy({}), bench.part("test")[0]).argmax(1)
+    labels = bench.part("test")[1]
+    float_accuracy = Interval.wilson(int((right == labels).sum()), len(right))
+    result = DemoResult(
+        prepared, table, tuple(rows), timed, optimum, deployed, attempt, float_accuracy
+    )
+    _write(result, out)
+    return result
+
+
+def _open(options: DemoOptions, out: Path) -> Workbench:
+    task = load_digits_task()  # its own seed: the shipped network was trained on that split
+    data = Data(task.unseen_images, task.unseen_labels)
+    np.savez_compressed(out / "data.npz", x=data.x, y=data.y)
+    (out / "model.onnx").write_bytes(MODEL.read_bytes())
+    return open_workbench(read_network(out / "model.onnx"), data, seed=options.seed)
+
+
+def _uniform_bytes(bench: Workbench) -> int:
+    return bench.exporter.size_bytes(Policy.uniform(bench.network, EQUAL_SIZE))
+
+
+def _costs(latency: CostTable) -> Costs:
+    energy = backend("analytical:haq", BackendContext())
+    replay = TableReplay(latency, "ort, measured")
+    return Costs({Metric.LATENCY: replay, Metric.ENERGY: energy, Metric.SIZE: ExportedSize()})
+
+
+def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Found], Solution]:
+    optimum = solve(prepared.problem)
+    rows = []
+    for name, method, reward in _METHODS:
+        with bar(name.split(" (")[0][:23]) as progress:
+            result = run_method(
+                prepared,
+                method,
+                reward=reward,
+                episodes=options.episodes,
+                seed=options.seed,
+                progress=progress,
+            )
+        assert result.best is not None  # run_method raises otherwise
+        rows.append(describe(prepared, name, result.best, optimum, result.log))
+    for position, bits in enumerate(prepared.problem.choices):
+        if not bits.is_float:
+            index = np.full(len(prepared.bench.network.layers), position, np.uint8)
+            rows.append(describe(prepared, f"uniform {bits}", index, optimum))
+    return rows, optimum
+
+
+def _deployed(rows: Sequence[Found], timed: Benchmark) -> str | None:
+    """The most accurate on the search part whose measured upper limit meets the budgets."""
+    upper = {r.name: r.ratio_to_float.high for r in timed.results}
+    audited = {r.name: r.audit.ok for r in timed.results}
+    fits = [
+        row
+        for row in rows
+        if row.feasible and audited[row.name] and upper[row.name] <= LATENCY_BUDGET
+    ]
+    best = max(fits, key=lambda row: (row.search_accuracy, -row.loss), default=None)
+    return None if best is None else best.name
+
+
+def _tighten(table: CostTable, rows: Sequence[Found], timed: Benchmark) -> CostTable:
+    """Make integer kernels dearer by the largest factor by which a prediction fell short."""
+    feasible = {row.name for row in rows if row.feasible}
+    shortfalls = [
+        r.ratio_to_float.high / r.predicted_ratio_to_float
+        for r in timed.results
+        if r.name in feasible and r.predicted_ratio_to_float
+    ]
+    factor = max([1.01, *shortfalls])
+    integer = np.array([not c.reads.is_float for c in table.choices])
+    value = np.where(integer, table.unary.value * factor, table.unary.value)
+    unary = replace(table.unary, value=value)
+    return replace(table, unary=unary)
+
+
+def _write(result: DemoResult, out: Path) -> None:
+    from quantmeter.report import render
+
+    bench = result.prepared.bench
+    for row in result.rows:
+        (out / f"{_slug(row.name)}.policy.json").write_text(row.policy.to_json(), encoding="utf-8")
+    if result.deployed is not None:
+        policy = next(row.policy for row in result.rows if row.name == result.deployed)
+        (out / "deployed.onnx").write_bytes(bench.export(policy))
+        (out / "deployed.policy.json").write_text(policy.to_json(), encoding="utf-8")
+    content = to_dict(result)
+    (out / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(render(content), encoding="utf-8")
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def to_dict(result: DemoResult) -> dict[str, Any]:
+    """Return the result as JSON values."""
+    prepared, bench = result.prepared, result.prepared.bench
+    problem = prepared.problem
+    timed = {r.name: r.to_dict() for r in result.timed.results}
+    for entry in timed.values():
+        del entry["samples"]
+    return {
+        "version": 1,
+        "network": {
+            "layers": len(bench.network.layers),
+            "macs": bench.network.macs,
+            "weight_count": sum(layer.weight_count for layer in bench.network.layers),
+            "digest": bench.network.digest,
+            "float_test_accuracy": [
+                result.float_accuracy.share,
+                result.float_accuracy.low,
+                result.float_accuracy.high,
+            ],
+        },
+        "device": dict(result.timed.device),
+        "runtime": dict(result.timed.runtime),
+        "budgets": {
+            "latency_ratio": LATENCY_BUDGET,
+            "size_bytes": problem.budgets[Metric.SIZE],
+            "size_is_that_of": f"uniform {EQUAL_SIZE}",
+        },
+        "split": {k: len(getattr(bench.split, k)) for k in ("ranges", "search", "test")},
+        "certificate": {"proxy_optimum": result.optimum.loss, "proven": result.optimum.proven},
+        "calibration": {
+            key: result.table.source[key]
+            for key in ("policies", "held_out_policies", "held_out_mean_absolute_error", "seconds")
+        },
+        "energy": {
+            "note": "analytical, not measured here",
+            "source": dict(problem.tables[Metric.ENERGY].source),
+        },
+        "deployed": result.deployed,
+        "attempts": result.attempts,
+        "rows": [{**row.to_dict(), "timed": timed[row.name]} for row in result.rows],
+        "float": timed[FLOAT],
+        "layers": list(_layers(result)),
+    }
+
+
+def _layers(result: DemoResult) -> Iterator[Mapping[str, Any]]:
+    """Per layer: cost at each choice in each metric, and sensitivity."""
+    problem = result.prepared.problem
+    sensitivity = result.prepared.sensitivity
+    tables = {**problem.tables, Metric.LATENCY: result.table}
+    deployed = next((r.policy for r in result.rows if r.name == result.deployed), None)
+    for i, layer in enumerate(result.prepared.bench.network.layers):
+        yield {
+            "name": layer.name,
+            "kind": "depthwise" if layer.is_depthwise else layer.kind,
+            "macs": layer.macs,
+            "weight_count": layer.weight_count,
+            "deployed_bits": None if deployed is None else str(deployed[layer.name]),
+            "choices": {
+                str(bits): {
+                    **{
+                        m.value: _finite(float(table.unary.value[i, k]))
+                        for m, table in tables.items()
+                    },
+                    "kernel": str(result.table.unary.kernel[i, k]),
+                    "kl": float(sensitivity.kl[i, k]),
+                    "accuracy_drop": float(sensitivity.drop[i, k]),
+                }
+                for k, bits in enumerate(problem.choices)
+            },
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def exceeded(result: DemoResult) -> BudgetError:
+    """Return the error that says that no policy met its budget when measured."""
+    best = min(r.ratio_to_float.high for r in result.timed.results if r.name != FLOAT)
+    return BudgetError(
+        f"after {result.attempts} searches no policy met {LATENCY_BUDGET}x of float when "
+        f"measured; the lowest upper limit was {best:.3f}x"
+    )

@@ -1,0 +1,128 @@
+"""A network with its data, ready to be quantized: what search, export and bench share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from hil.device import detect
+from hil.ort import random_inputs
+from quantization.errors import DataError
+from quantization.export import Corrections, Exporter, ExportOptions
+from quantization.network import Network
+from quantization.policy import Policy
+from quantization.quantizer import Float32Array
+from quantization.ranges import RangeMethod, collect_ranges
+from quantization.reading import read_network
+from quantization.simulation import Simulation
+from quantmeter.data import Data, Labels, Split, read_data, split_data
+
+_RANDOM_IMAGES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """A network, the images for it, and the exporter and simulation built on them.
+
+    Args:
+        network: the network.
+        data: images, or None: then random inputs serve for ranges, and there is no accuracy.
+        split: which images serve what; None without data.
+        seed: of the split and of random inputs.
+        ranges: how activation ranges are chosen.
+    """
+
+    network: Network
+    data: Data | None
+    split: Split | None
+    seed: int
+    ranges: RangeMethod = "minmax"
+
+    def part(self, name: str) -> tuple[Float32Array, Labels | None]:
+        """Return images and labels of the part ``ranges``, ``search`` or ``test``.
+
+        Raises:
+            DataError: without data.
+        """
+        if self.data is None or self.split is None:
+            raise DataError("this needs images: give --data DATA.npz")
+        where = getattr(self.split, name)
+        return self.data.x[where], None if self.data.y is None else self.data.y[where]
+
+    @property
+    def range_inputs(self) -> Float32Array:
+        """(N, ...) the images that ranges and corrections come from; random without data."""
+        if self.data is None:
+            return random_inputs(self.network, _RANDOM_IMAGES, self.seed)
+        return self.part("ranges")[0]
+
+    @cached_property
+    def exporter(self) -> Exporter:
+        """Builds deployable models with ranges from `range_inputs`."""
+        ranges = collect_ranges(self.network, self.range_inputs, self.ranges)
+        return Exporter(self.network, ranges, ExportOptions(reduce_range=detect().saturates))
+
+    @cached_property
+    def simulation(self) -> Simulation:
+        """Simulates what exported models compute."""
+        return Simulation(self.exporter, self.range_inputs)
+
+    @cached_property
+    def float_labels(self) -> Labels:
+        """(N,) the float network's first choice on the test part."""
+        logits = self.simulation.logits(Policy({}), self.part("test")[0])
+        return np.asarray(logits.argmax(1), np.int64)
+
+    def corrections(self, policy: Policy) -> Corrections:
+        """Return the statistics corrections of `policy`; none without data."""
+        return {} if self.data is None else self.simulation.correct(policy)
+
+    def export(self, policy: Policy) -> bytes:
+        """Return the deployable model of `policy`, statistics corrected if there is data.
+
+        Raises:
+            PolicyError: if the policy does not fit the network or is not deployable.
+        """
+        self.exporter.size_bytes(policy)  # says what does not fit before anything slow is run
+        return self.exporter.build(policy, self.corrections(policy))
+
+
+def open_workbench(
+    model: str | Path | Network,
+    data: str | Path | Data | None = None,
+    *,
+    seed: int = 0,
+    ranges: RangeMethod = "minmax",
+) -> Workbench:
+    """Read a model and its data.
+
+    Args:
+        model: path of an ONNX file, or a network.
+        data: path of a ``.npz`` file, or data, or None.
+        seed: of the split.
+        ranges: how activation ranges are chosen.
+
+    Raises:
+        ModelError: if the model cannot be read.
+        DataError: if the data cannot be read or does not fit the network.
+    """
+    network = model if isinstance(model, Network) else read_network(model)
+    given = data if data is None or isinstance(data, Data) else read_data(data)
+    if given is not None:
+        _check_fit(network, given)
+    split = None if given is None else split_data(given, seed)
+    return Workbench(network, given, split, seed, ranges)
+
+
+def _check_fit(network: Network, data: Data) -> None:
+    from quantization.ranges import check_inputs
+
+    check_inputs(network, data.x)
+    if data.y is None:
+        return
+    classes = network.tensor_by_name[network.output_names[0]].shape[-1]
+    if data.y.min() < 0 or data.y.max() >= classes:
+        raise DataError(
+            f"labels run from {data.y.min()} to {data.y.max()}, the network has {classes} classes"
+        )
