@@ -7,12 +7,12 @@ differ from the file's only where float arithmetic between them (glue, float lay
 other side of a tie.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from quantization.bits import FLOAT32, Format
+from quantization.bits import FLOAT32, BitWidths, Format
 from quantization.errors import ModelError
 from quantization.export import Correction, Corrections, Exporter
 from quantization.formats import Formats, formats
@@ -110,6 +110,63 @@ class Simulation:
             self._run(policy, chosen, self._calibration, found, measure=True)
         return found
 
+    @torch.inference_mode()
+    def sweep(
+        self, choices: Sequence[BitWidths], images: Float32Array
+    ) -> Iterator[tuple[str, BitWidths, Float32Array]]:
+        """Quantize one layer at a time, corrected; all others stay float.
+
+        The same as `logits` of each such policy with its own `correct`, but what lies before the
+        layer is computed once for all: about half of the work.
+
+        Args:
+            choices: bit-widths to try on every layer.
+            images: (N, ...) inputs of the network.
+
+        Yields:
+            Layer, bits, and the network's first output, (N, ...).
+
+        Raises:
+            DataError: if the images do not fit the network.
+        """
+        check_inputs(self.network, images)
+        order = self.network.execution_order
+        found: dict[tuple[str, BitWidths], dict[str, Correction]] = {}
+        for position, values in self._float_values(self._calibration):
+            if isinstance(layer := order[position], Layer) and layer.has_weights:
+                for bits in choices:
+                    if bits != FLOAT32:
+                        alone = Policy({layer.name: bits})
+                        chosen = formats(self.network, alone)
+                        summed = self._sum_of_products(layer, alone, chosen, values)
+                        correction = self._find_correction(layer, alone, summed)
+                        found[layer.name, bits] = {layer.name: correction}
+        walks = [
+            self._float_values(block) for block in torch.split(torch.from_numpy(images), _BLOCK)
+        ]
+        for blocks in zip(*walks, strict=True):
+            position = blocks[0][0]
+            if not isinstance(layer := order[position], Layer):
+                continue
+            for bits in choices:
+                alone = Policy({layer.name: bits})
+                chosen = formats(self.network, alone)
+                known = found.get((layer.name, bits), {})
+                parts = [
+                    self._continue(alone, chosen, dict(values), position, known)
+                    for _, values in blocks
+                ]
+                yield layer.name, bits, torch.cat(parts).numpy()
+
+    def _float_values(self, images: torch.Tensor) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """Walk through the float network; yields each position and what is known before it."""
+        float_policy = Policy({})
+        chosen = formats(self.network, float_policy)
+        values: dict[str, torch.Tensor] = {self.network.input_names[0]: images}
+        for position, node in enumerate(self.network.execution_order):
+            yield position, values
+            self._step(node, float_policy, chosen, values, {})
+
     def _run(
         self,
         policy: Policy,
@@ -118,27 +175,47 @@ class Simulation:
         corrections: dict[str, Correction] | Corrections,
         *,
         measure: bool = False,
-        statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """Execute the network; with `measure`, find corrections on the way and keep them."""
         values: dict[str, torch.Tensor] = {self.network.input_names[0]: images}
-        for node in self.network.execution_order:
-            if isinstance(node, Layer):
-                if measure and policy[node.name] != FLOAT32 and node.has_weights:
-                    assert isinstance(corrections, dict)
-                    corrections[node.name] = self._find_correction(node, policy, chosen, values)
-                name = self._after.get(node.output, node.output)
-                if chosen.writes[node.output].is_float:
-                    name = node.output
-                values[name] = self._layer(node, policy, chosen, values, corrections)
-                if statistics is not None:
-                    statistics[node.name] = _statistics(values[name], node)
-            elif not (node.fused and not chosen.reads[node.name].is_float):
-                self._glue(node, chosen, values)
-            self._forget(node, values)
+        return self._continue(policy, chosen, values, 0, corrections, measure=measure)
+
+    def _continue(
+        self,
+        policy: Policy,
+        chosen: Formats,
+        values: dict[str, torch.Tensor],
+        position: int,
+        corrections: dict[str, Correction] | Corrections,
+        *,
+        measure: bool = False,
+    ) -> torch.Tensor:
+        for node in self.network.execution_order[position:]:
+            self._step(node, policy, chosen, values, corrections, measure=measure)
         return self._read(self.network.output_names[0], Format.FLOAT32, chosen, values)
 
-    def _forget(self, node: Layer | Glue, values: dict[str, torch.Tensor]) -> None:
+    def _step(
+        self,
+        node: Layer | Glue,
+        policy: Policy,
+        chosen: Formats,
+        values: dict[str, torch.Tensor],
+        corrections: dict[str, Correction] | Corrections,
+        *,
+        measure: bool = False,
+    ) -> None:
+        """Execute one node: takes its inputs from `values`, leaves its outputs there."""
+        if isinstance(node, Layer):
+            summed = self._sum_of_products(node, policy, chosen, values)
+            if measure and policy[node.name] != FLOAT32 and node.has_weights:
+                assert isinstance(corrections, dict)
+                corrections[node.name] = self._find_correction(node, policy, summed)
+            name = self._after.get(node.output, node.output)
+            if chosen.writes[node.output].is_float:
+                name = node.output
+            values[name] = self._finish(node, policy, summed, corrections)
+        elif not (node.fused and not chosen.reads[node.name].is_float):
+            self._glue(node, chosen, values)
         for name in node.inputs:
             if self._last_reader.get(name) == node.name:
                 values.pop(name, None)
@@ -189,16 +266,11 @@ class Simulation:
             value if reads.is_float else value * self.exporter.ranges.grid(name, reads.bits).scale
         )
 
-    def _layer(
-        self,
-        layer: Layer,
-        policy: Policy,
-        chosen: Formats,
-        values: Mapping[str, torch.Tensor],
-        corrections: Corrections,
+    def _finish(
+        self, layer: Layer, policy: Policy, summed: torch.Tensor, corrections: Corrections
     ) -> torch.Tensor:
+        """Turn the sums of products into what is kept for the layer's output."""
         bits, correction = policy[layer.name], corrections.get(layer.name)
-        summed = self._sum_of_products(layer, policy, chosen, values)
         if bits == FLOAT32 or bits.half:
             bias = torch.from_numpy(self.exporter.bias(layer.name))
             return self._store(layer.output, _along(bias, summed, layer) + summed, bits.writes)
@@ -257,11 +329,8 @@ class Simulation:
                 self._weights[key] = torch.from_numpy(values.astype(np.float32))
         return self._weights[key]
 
-    def _find_correction(
-        self, layer: Layer, policy: Policy, chosen: Formats, values: Mapping[str, torch.Tensor]
-    ) -> Correction:
+    def _find_correction(self, layer: Layer, policy: Policy, summed: torch.Tensor) -> Correction:
         bits = policy[layer.name]
-        summed = self._sum_of_products(layer, policy, chosen, values)
         sum_mean, sum_deviation = _statistics(summed, layer)
         scale, bias = (torch.from_numpy(a) for a in self.exporter.corrected(layer, bits, None))
         if not bits.reads.is_float:
@@ -276,11 +345,17 @@ class Simulation:
         return Correction(gain.numpy(), (float_mean - gain * mean).numpy())
 
     def _measure_float(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Mean and standard deviation of every layer's output in the float network."""
         found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        policy = Policy({})
+        float_policy, order = Policy({}), self.network.execution_order
+        chosen = formats(self.network, float_policy)
         with torch.inference_mode():
-            chosen = formats(self.network, policy)
-            self._run(policy, chosen, self._calibration, {}, statistics=found)
+            for position, values in self._float_values(self._calibration):
+                if isinstance(layer := order[position], Layer):
+                    summed = self._sum_of_products(layer, float_policy, chosen, values)
+                    found[layer.name] = _statistics(
+                        self._finish(layer, float_policy, summed, {}), layer
+                    )
         return found
 
     def _check_against_runtime(self, images: Float32Array) -> None:
@@ -315,11 +390,15 @@ def _centred(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
 def _statistics(result: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per output channel, (channels,) each."""
     if layer.kind in ("Conv", "ConvTranspose"):
-        axes = [0, *range(2, result.dim())]
+        rows = result.flatten(2)
     else:
-        axes = list(range(result.dim() - 1))
-    deviation, mean = torch.std_mean(result, dim=axes, correction=0)
-    return mean, deviation
+        rows = result.reshape(-1, result.shape[-1], 1)
+    # Sums of rows in float32, sums of these in float64: torch.std_mean takes 16 times as long.
+    count = rows.shape[0] * rows.shape[2]
+    mean = rows.sum(2).double().sum(0) / count
+    square = rows.square().sum(2).double().sum(0) / count
+    deviation = (square - mean.square()).clamp_min(0.0).sqrt()
+    return mean.float(), deviation.float()
 
 
 def _along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torch.Tensor:

@@ -48,19 +48,16 @@ def measure_sensitivity(
     right = reference.argmax(1) if labels is None else labels
     base = (reference.argmax(1) == right).mean()
     kl, drop = np.zeros((2, len(network.layers), len(choices)))
-    done = 0
-    for i, name in enumerate(network.layer_names):
-        for k, bits in enumerate(choices):
-            progress(done / kl.size, f"{name} at {bits}")
-            done += 1
-            if bits == FLOAT32:
-                continue
-            policy = Policy({name: bits})
-            logits = simulation.logits(policy, images, simulation.correct(policy))
-            found = _log_softmax(logits)
-            divergence = (np.exp(reference) * (reference - found)).sum(1).mean()
-            kl[i, k] = max(float(divergence), 0.0)
-            drop[i, k] = base - (found.argmax(1) == right).mean()
+    row = {name: i for i, name in enumerate(network.layer_names)}
+    column = {bits: k for k, bits in enumerate(choices)}
+    quantized = [bits for bits in choices if bits != FLOAT32]
+    total = len(row) * len(quantized)
+    for done, (name, bits, logits) in enumerate(simulation.sweep(quantized, images), start=1):
+        progress(done / total, f"{name} at {bits}")
+        found = _log_softmax(logits)
+        divergence = (np.exp(reference) * (reference - found)).sum(1).mean()
+        kl[row[name], column[bits]] = max(float(divergence), 0.0)
+        drop[row[name], column[bits]] = base - (found.argmax(1) == right).mean()
     return Sensitivity(kl, drop)
 
 

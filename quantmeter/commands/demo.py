@@ -74,8 +74,8 @@ def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
     timed = {r.name: r for r in result.timed.results}
     rows = table(
         "Search",
-        *("method", "proxy loss", "gap", "search acc.", "test acc. [95 %]", "predicted"),
-        *("measured [95 %], x float", "bytes", "budgets"),
+        *("method", "proxy", "gap", "search", "test accuracy [95 %]", "predicted"),
+        *("measured, x float [95 %]", "bytes", "budgets"),
     )
     for row in result.rows:
         measured, test = timed[row.name].ratio_to_float, row.test_accuracy

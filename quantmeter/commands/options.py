@@ -16,6 +16,7 @@ from quantization.errors import BitWidthError
 
 Subparsers = Any  # argparse's own class for them is private
 Run = Callable[[argparse.Namespace], int]
+_SEEDS = 2**32
 
 
 def add_command(subparsers: Subparsers, name: str, text: str, run: Run) -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed."""
-    parser.add_argument("--seed", type=int, default=0, help="of split and search (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of split and search (default 0)")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -90,15 +91,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Read a seed for argparse: a whole number that every generator takes."""
+    if not text.isdecimal() or int(text) >= _SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {_SEEDS - 1}")
+    return int(text)
+
+
 def print_json(content: Any) -> None:
     """Print JSON to standard output."""
-    json.dump(content, sys.stdout, indent=2, allow_nan=False)
-    print()
+    print(json.dumps(content, indent=2, allow_nan=False))
 
 
 def console() -> Console:
     """Return the console of standard output; wide enough for tables when it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -111,10 +118,16 @@ def table(title: str, *columns: str) -> Table:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
-    """Show a bar on standard error while the block runs; yields what moves it."""
+    """Show a bar on standard error while the block runs; yields what moves it.
+
+    Nothing is shown unless standard error is a terminal: a log holds results and errors.
+    """
     columns = (TextColumn("{task.fields[title]:<14}"), BarColumn(), TimeElapsedColumn())
     stderr = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.description}"), console=stderr) as bar:
+    silent = not stderr.is_terminal
+    with Progress(
+        *columns, TextColumn("{task.description}"), console=stderr, disable=silent
+    ) as bar:
         task = bar.add_task("", total=1.0, title=title)
 
         def move(share: float, what: str) -> None:
