@@ -1,10 +1,21 @@
-"""The report page of a run: one HTML file without outside references."""
+"""The report page of a demo run: one HTML file without outside references.
 
-from collections.abc import Mapping
+The template prints; everything that is computed for it is computed here, the geometry of the charts
+in `quantmeter.charts`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from costmodels.units import Unit, format_quantity
+from quantization.bits import BitWidths
+from quantmeter.charts import accuracy_chart, latency_chart
+
 TEMPLATES = Path(__file__).parent / "templates"
+
+_ABSENT = "–"
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -12,6 +23,152 @@ def render(result: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template("demo.html").render(result=result)
+    environment.filters |= {
+        "quantity": _or_absent(lambda value, unit: format_quantity(value, Unit(unit))),
+        "percent": _or_absent(lambda value, digits=1: f"{100 * value:.{digits}f} %"),
+        "gap": _or_absent(lambda value: f"{100 * value:+,.{1 if abs(value) < 1 else 0}f} %"),
+        "points": _or_absent(lambda value, sign="+": f"{100 * value:{sign}.1f}"),
+        "divergence": _or_absent(lambda value: f"{value:.4f}" if value >= 5e-5 else "<0.0001"),
+        "times": _or_absent(lambda value, digits=3: f"{value:.{digits}f}x"),
+        "count": _or_absent(lambda value: f"{value:,.0f}"),
+        "significant": _or_absent(lambda value, digits=2: f"{value:#.{digits}g}"),
+        "px": lambda value: f"{value:.1f}",
+    }
+    return environment.get_template("demo.html").render(page=describe_page(result))
+
+
+def _or_absent(formatter: Callable[..., str]) -> Callable[..., str]:
+    def formatted(value: float | None, *arguments: Any) -> str:
+        return _ABSENT if value is None else formatter(value, *arguments)
+
+    return formatted
+
+
+def describe_page(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template prints: the result, its rows judged by the budgets, the charts."""
+    rows = describe_rows(result)
+    policies = [row for row in rows if row["kind"] != "float"]
+    deployed = next((row for row in rows if row["deployed"]), None)
+    rival = next((r for r in rows if r["name"] == result["budgets"]["size_is_that_of"]), None)
+    in_size = [row for row in policies if row["size_met"]] or policies
+    budget = result["budgets"]
+    return {
+        "result": result,
+        "rows": rows,
+        "deployed": deployed,
+        "rival": rival,
+        "reference": rows[-1],
+        "gain": _gain(deployed, rival),
+        "compared": [r for r in (rows[-1], deployed, rival) if r is not None],
+        "spare_bytes": None if deployed is None else -deployed["over_bytes"],
+        "audit": None if deployed is None else _count_audit(deployed["audit"]),
+        "closest": min(in_size, key=lambda row: float(row["ratio"]["high"])),
+        "accuracy_chart": accuracy_chart(rows, budget["size_bytes"]),
+        "latency_chart": latency_chart(policies, budget["latency_ratio"]),
+        "simulation_error": max(abs(r["simulated"] - r["accuracy"]) for r in policies),
+        "table_refuses": [
+            row["name"]
+            for row in policies
+            if row["size_met"] and row["latency_met"] and not row["feasible"]
+        ],
+        "layers": [describe_layer(layer) for layer in result["layers"]],
+    }
+
+
+def _gain(
+    deployed: Mapping[str, Any] | None, rival: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Return what the deployed policy wins in test accuracy over uniform bits of equal size."""
+    if deployed is None or rival is None or deployed is rival:
+        return None
+    ours, theirs = deployed["interval"], rival["interval"]
+    apart = ours[0] > theirs[1] or theirs[0] > ours[1]
+    points = deployed["accuracy"] - rival["accuracy"]
+    return {"points": abs(points), "side": "below" if points < 0 else "above", "apart": apart}
+
+
+def _count_audit(audit: Mapping[str, Any]) -> Mapping[str, Any]:
+    layers = audit["layers"]
+    reasons = sorted({layer["reason"] for layer in layers if layer["reason"]})
+    return {"ok": sum(layer["ok"] for layer in layers), "layers": len(layers), "reasons": reasons}
+
+
+def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the searched and uniform policies as given, then the float network.
+
+    A budget counts as met when the file itself meets it: the upper limit of the measured latency
+    ratio, and the exported bytes. A gap to the optimum under the budgets means something only for
+    a policy that keeps to them.
+    """
+    budget = result["budgets"]
+    rows = []
+    for row in [*result["rows"], {"name": "float", "timed": result["float"]}]:
+        name, timed = row["name"], row["timed"]
+        predicted, over = timed["predicted_ratio_to_float"], timed["size_bytes"]
+        over -= budget["size_bytes"]
+        keeps = over <= 0 and (predicted is None or predicted <= budget["latency_ratio"])
+        share = timed["accuracy"]
+        kind = "float" if name == "float" else "uniform"
+        rows.append(
+            {
+                "name": name,
+                "kind": kind if kind == "float" or name.startswith("uniform ") else "searched",
+                "deployed": name == result["deployed"],
+                "loss": row.get("proxy_loss"),
+                "gap": row.get("gap") if keeps else None,
+                "search_accuracy": row.get("search_accuracy"),
+                "simulated": row.get("test_accuracy", share),
+                "accuracy": share,
+                "interval": timed["accuracy_interval"],
+                "predicted": predicted,
+                "ratio": timed["ratio_to_float"],
+                "median_s": timed["median_s"],
+                "size_bytes": timed["size_bytes"],
+                "over_bytes": over,
+                "times_smaller": result["float"]["size_bytes"] / timed["size_bytes"],
+                "energy": row.get("costs", {}).get("energy"),
+                "latency_met": timed["ratio_to_float"]["high"] <= budget["latency_ratio"],
+                "size_met": over <= 0,
+                "feasible": row.get("feasible", False),
+                "audit": timed["audit"],
+            }
+        )
+    return rows
+
+
+def describe_layer(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a layer with the choices that its line of the table prints.
+
+    Every integer width executes the same kernel, so one of them speaks for INT8.
+    """
+    choices: Mapping[str, Mapping[str, Any]] = layer["choices"]
+    integer = {bits: cell for bits, cell in choices.items() if bits != "w32a32"}
+    absent: Mapping[str, Any] = {"latency": None, "kernel": _ABSENT}
+    measured = [cell for cell in integer.values() if cell["latency"] is not None]
+    fast, slow = measured[-1] if measured else absent, choices.get("w32a32", absent)
+    deployed = layer["deployed_bits"]
+    weight_bits = None if deployed is None else BitWidths.parse(deployed).weights
+    return {
+        **layer,
+        "float": slow,
+        "int8": fast,
+        "slower": (fast["latency"] or 0.0) > (slow["latency"] or math.inf),
+        "weight_bits": weight_bits,
+        "bar": None if weight_bits is None else 100.0 * min(weight_bits, 8) / 8,
+        "energy": None if deployed is None else choices[deployed]["energy"],
+        "widths": [
+            {**cell, "bits": bits, "shade": shade(cell["kl"]), "deployed": bits == deployed}
+            for bits, cell in integer.items()
+        ],
+    }
+
+
+def shade(kl: float) -> float:
+    """Return how dark a cell is, 0 to 0.5, for a divergence: a step of 0.15 a decade from 1e-3."""
+    return min(max(0.15 * (math.log10(max(kl, 1e-9)) + 3.0), 0.0), 0.5)
