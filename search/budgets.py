@@ -24,8 +24,8 @@ class BudgetRequest:
     Raises:
         BudgetError: if the value is not positive and finite.
 
-    >>> BudgetRequest(Metric.LATENCY, 0.7, relative=True).resolve(0.010)
-    0.007
+    >>> BudgetRequest(Metric.LATENCY, 0.5, relative=True).resolve(0.010)
+    0.005
     """
 
     metric: Metric
