@@ -1,5 +1,6 @@
 """Who measured, and what: the records that travel with every measured number."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Measurement:
         context: how it was measured: threads, load before and after; JSON values.
 
     Raises:
-        CostError: if there is no sample or one is not positive.
+        CostError: if there is no sample, or one is not positive and finite.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Measurement:
     context: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.samples_s or min(self.samples_s) <= 0:
+        if not self.samples_s or not all(0 < s < math.inf for s in self.samples_s):
             raise CostError(f"{self.name}: every sample must be a positive time")
         if self.block and len(self.block) != len(self.samples_s):
             raise CostError(f"{self.name}: a block number for each sample expected")

@@ -5,7 +5,6 @@ kernel (the graph that a default session makes of the file, traced by the layer'
 fused nodes lose their names). Every difference has a reason or makes the audit fail.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from hil.ort import optimized_graph
 from quantization import packing
 from quantization.bits import BitWidths
 from quantization.errors import QuantmeterError
-from quantization.export import ExportOptions
+from quantization.export import ExportOptions, parameter_names, stored_name
 from quantization.network import Layer, Network
 from quantization.policy import Policy
 
@@ -148,9 +147,11 @@ def _judge(
             f"asked for {asked_width}-bit weights, stored {width}-bit"
             + (" (packing is off)" if planes else "")
         )
-    if layer.has_weights and integer and (found := stored.used_bits(layer)) > bits.weights:
-        faults.append(f"weights use {found} bits, asked for {bits.weights}")
-    if options.reduce_range and layer.has_weights and bits.weights == 8:
+    reduced = options.reduce_range and layer.has_weights and bits.weights == 8
+    allowed = 7 if reduced else bits.weights
+    if layer.has_weights and integer and (found := stored.used_bits(layer)) > allowed:
+        faults.append(f"weights use {found} bits, asked for {allowed}")
+    if reduced:
         notes.append("8-bit weights use 7-bit values: this CPU saturates without VNNI")
     reason = "; ".join((*faults, *notes))
     return LayerAudit(layer.name, str(bits), how, kernel, not faults, reason)
@@ -190,7 +191,8 @@ class StoredWeights:
         if isinstance(source, onnx.NodeProto):
             return int(self._tensors[source.input[0]].dims[0])
         values = numpy_helper.to_array(source).astype(np.int64)
-        return max(int(values.max()).bit_length(), int(~values.min()).bit_length()) + 1
+        high, low = max(int(values.max()), 0), min(int(values.min()), -1)
+        return max(high.bit_length(), (~low).bit_length()) + 1
 
     def _is_integer_product(self, layer: Layer) -> bool:
         node = self._nodes.get(layer.name)
@@ -220,35 +222,57 @@ def executed_kernels(network: Network, graph: onnx.GraphProto) -> dict[str, str]
 
 def layer_of(network: Network, graph: onnx.GraphProto) -> dict[str, str]:
     """Return for each kernel node of the optimized `graph`, by name, the layer it executes."""
-    owners = _owners(network)
+    traces = _Traces.of(network)
     found: dict[str, str] = {}
     for node in graph.node:
         if node.op_type in INTEGER_KERNELS | FLOAT_KERNELS:
-            traced = next((owners[name] for name in _traces(node) if name in owners), None)
+            traced = traces.layer(node)
             if traced is not None and traced not in found.values():
                 found[node.name] = traced
     return found
 
 
-def _owners(network: Network) -> dict[str, str]:
-    """Names by which the runtime may still know a layer: parameters first, then node, outputs."""
-    fused = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
-    owners: dict[str, str] = {}
-    nodes = {node.name: node for node in network.model.graph.node}
-    for number, layer in enumerate(network.layers):
-        parameters = [n for n in nodes[layer.name].input[1:] if n not in layer.inputs]
-        known = [f"L{number}:i", f"L{number}:a", f"L{number}:m", *parameters]
-        known += [f"{layer.name}_weight_q", f"{layer.name}_bias_int32", layer.name, layer.output]
-        known += [fused[layer.output]] if layer.output in fused else []
-        for name in known:
-            owners.setdefault(name, layer.name)
-    return owners
+@dataclass(frozen=True)
+class _Traces:
+    """Names by which the runtime may still know a layer, each to the layer.
 
+    Args:
+        parameters: weights, scales and biases: the surest, as they belong to one layer only.
+        outputs: output tensors, as floats and as integers, and those of activations behind them.
+        nodes: the layers' own names.
+    """
 
-def _traces(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that tell which layer `node` was, surest first; suffixes of the optimizer removed."""
-    yield from node.input[1:]
-    for name in (node.name, *node.output):
-        stem = name.split("_token_")[0]
-        yield stem
-        yield stem.removesuffix("_nchwc")
+    parameters: dict[str, str]
+    outputs: dict[str, str]
+    nodes: dict[str, str]
+
+    @classmethod
+    def of(cls, network: Network) -> "_Traces":
+        parameters: dict[str, str] = {}
+        outputs: dict[str, str] = {}
+        behind = {glue.inputs[0]: glue for glue in network.glue if len(glue.inputs) == 1}
+        for layer in network.layers:
+            names = parameter_names(network, layer.name)
+            # What the runtime calls the weights of a float layer that it re-quantizes.
+            requantized = (f"{layer.name}_weight_q", f"{layer.name}_bias_int32")
+            parameters |= dict.fromkeys((*names, *requantized), layer.name)
+            tensor = network.tensor_by_name[layer.output]
+            while True:
+                outputs[tensor.name] = outputs[stored_name(network, tensor.name)] = layer.name
+                # A float convolution takes the activation behind it over, and then its name.
+                if len(tensor.consumers) != 1 or tensor.name not in behind:
+                    break
+                tensor = network.tensor_by_name[behind[tensor.name].outputs[0]]
+        return cls(parameters, outputs, {name: name for name in network.layer_names})
+
+    def layer(self, node: onnx.NodeProto) -> str | None:
+        """Return the layer that kernel `node` executes; suffixes of the optimizer are removed."""
+        stems = [name.split("_token_")[0] for name in (*node.output, node.name)]
+        candidates = (
+            *(self.parameters.get(name) for name in node.input[1:]),
+            *(self.outputs.get(name) for name in node.output),
+            # Convolutions in the blocked layout are named after their output.
+            *(self.outputs.get(stem[:-6]) for stem in stems if stem.endswith("_nchwc")),
+            *(self.nodes.get(stem) for stem in reversed(stems)),
+        )
+        return next((found for found in candidates if found is not None), None)

@@ -12,7 +12,7 @@ with a physical prior from one profile of the float and one of the all-integer n
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from hil.design import Pattern, patterns
 from hil.ort import Runner, one_feed
 from hil.profile import node_shares
 from hil.regression import Fit, fit
-from hil.timing import TimingOptions, time_interleaved
+from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.bits import FLOAT32, BitWidths, Format
 from quantization.export import Exporter, not_deployable
 from quantization.formats import formats
@@ -71,6 +71,10 @@ class Calibration:
     timed: tuple[Timed, ...]
     held_out_error: float
     held_out: int
+
+
+Measure = Callable[[Pattern, int], Timed]
+"""Times the policy of a pattern; the second argument is a seed."""
 
 
 class Effects:
@@ -135,6 +139,8 @@ def calibrate_network(
     threads: int,
     seed: int,
     progress: Callable[[float, str], None],
+    measure: Measure | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Calibration:
     """Time policies of one network for about `seconds`, and fit the table's effects.
 
@@ -145,22 +151,26 @@ def calibrate_network(
         threads: of the runtime.
         seed: of the design.
         progress: called with the share done and what is being done.
+        measure: times one pattern; None builds, loads and times it beside the float network.
+        clock: seconds, of the whole; for tests.
 
     Raises:
-        BackendError: if the time was too short for a fit.
+        BackendError: if the time was too short for a fit, or no layer runs as integers.
     """
     network, feed = exporter.network, one_feed(exporter.network, inputs)
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
-    started = time.perf_counter()
-    reference = Runner(exporter.build(Policy({})), threads, feed)
+    if not free.any():
+        raise BackendError("no layer of this network runs as integers here; there is no choice")
+    started = clock()
+    measure = measure or _paired_with_float(exporter, threads, feed)
     timed: list[Timed] = []
     uniform = [free, ~free & False]
     for pattern in itertools.chain(uniform, patterns(free, seed)):
-        elapsed = time.perf_counter() - started
+        elapsed = clock() - started
         if elapsed > seconds and len(timed) > 2:
             break
         progress(min(elapsed / seconds, 1.0), f"{len(timed)} policies timed")
-        timed.append(_time(exporter, pattern, reference, threads, feed, seed + len(timed)))
+        timed.append(measure(pattern, seed + len(timed)))
     if len(timed) < _LEAST_POLICIES:
         raise BackendError(
             f"{seconds:.0f} s were enough for {len(timed)} policies only; "
@@ -189,17 +199,14 @@ def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
     return Policy({name: INTEGER if integer else FLOAT32 for name, integer in pairs})
 
 
-def _time(
-    exporter: Exporter,
-    pattern: Pattern,
-    reference: Runner,
-    threads: int,
-    feed: dict[str, Float32Array],
-    seed: int,
-) -> Timed:
-    policy = as_policy(exporter.network, pattern)
-    candidate = Runner(exporter.build(policy), threads, feed)
-    turns = TimingOptions(_TURNS.blocks, _TURNS.samples, _TURNS.warm_runs, _TURNS.sample_s, seed)
-    found = time_interleaved({"policy": candidate, "float": reference}, turns)
-    ratio = found["policy"].p10_s / found["float"].p10_s
-    return Timed(pattern, ratio, found["policy"], found["float"])
+def _paired_with_float(exporter: Exporter, threads: int, feed: dict[str, Float32Array]) -> Measure:
+    reference = Runner(exporter.build(Policy({})), threads, feed)
+
+    def measure(pattern: Pattern, seed: int) -> Timed:
+        policy = as_policy(exporter.network, pattern)
+        runs = {"policy": Runner(exporter.build(policy), threads, feed), "float": reference}
+        found = time_interleaved(runs, replace(_TURNS, seed=seed))
+        ratio = found["policy"].p10_s / found["float"].p10_s
+        return Timed(pattern, ratio, found["policy"], found["float"])
+
+    return measure

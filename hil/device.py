@@ -28,8 +28,9 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
 def parse_meminfo(text: str) -> int:
     """Return the main memory in bytes from the text of /proc/meminfo; 0 if it does not say."""
     for line in text.splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
+        key, _, value = line.partition(":")
+        if key == "MemTotal" and value.split()[:1] and value.split()[0].isdecimal():
+            return int(value.split()[0]) * 1024
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from quantization.errors import ModelError
 from quantization.network import Network
 from quantization.quantizer import Float32Array
 
@@ -22,12 +23,13 @@ class Runner:
         model: serialized ONNX model.
         threads: threads within an operator; operators run one after the other.
         feed: inputs by name that every `__call__` uses.
+
+    Raises:
+        ModelError: if the runtime refuses the model.
     """
 
     def __init__(self, model: bytes, threads: int, feed: Mapping[str, Float32Array]) -> None:
-        import onnxruntime as ort
-
-        self._session = ort.InferenceSession(model, session_options(threads), providers=[PROVIDER])
+        self._session = load_session(model, session_options(threads))
         self._feed = dict(feed)
 
     def __call__(self) -> list[np.ndarray[Any, Any]]:
@@ -39,6 +41,20 @@ class Runner:
         """Run once on other inputs."""
         outputs: list[np.ndarray[Any, Any]] = self._session.run(None, dict(feed))
         return outputs
+
+
+def load_session(model: bytes, options: Any) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` of `model` on the CPU.
+
+    Raises:
+        ModelError: if the runtime refuses the model.
+    """
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(model, options, providers=[PROVIDER])
+    except Exception as error:  # the runtime's errors share no base of their own
+        raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 
 
 def session_options(threads: int) -> Any:
@@ -66,7 +82,11 @@ def recorded_options(threads: int) -> dict[str, object]:
 
 
 def optimized_graph(model: bytes) -> onnx.GraphProto:
-    """Return the graph that a default session makes of `model`."""
+    """Return the graph that a default session makes of `model`.
+
+    Raises:
+        ModelError: if the runtime refuses the model.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -74,7 +94,7 @@ def optimized_graph(model: bytes) -> onnx.GraphProto:
     with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model, options, providers=[PROVIDER])
+        load_session(model, options)
         return onnx.load_model(path).graph
 
 

@@ -9,8 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
+
 from hil.audit import layer_of
-from hil.ort import PROVIDER, session_options
+from hil.ort import load_session, session_options
 from quantization.export import Exporter
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
@@ -26,16 +28,13 @@ def node_shares(
     Time of operators that belong to no node (layout changes, quantize, dequantize) is spread over
     all nodes in proportion, so that the shares add up to 1.
     """
-    import onnx
-    import onnxruntime as ort
-
     model = exporter.build(policy)
     with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        session = ort.InferenceSession(model, options, providers=[PROVIDER])
+        session = load_session(model, options)
         for _ in range(_RUNS):
             session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

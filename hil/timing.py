@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from costmodels.errors import CostError
 from costmodels.measurement import Measurement
 
 Run = Callable[[], object]
@@ -112,8 +113,13 @@ def paired_ratio(candidate: Measurement, reference: Measurement, *, seed: int = 
 
     The median over blocks of the log-ratio of block medians; the interval is a bootstrap over
     blocks, percentiles 2.5 and 97.5.
+
+    Raises:
+        CostError: if the two share no block: they were not timed together.
     """
     ours, theirs = candidate.block_values(), reference.block_values()
+    if not ours.keys() & theirs.keys():
+        raise CostError(f"{candidate.name} and {reference.name} share no block of timing")
     logs = np.log([ours[b] / theirs[b] for b in sorted(ours) if b in theirs])
     low, high = np.exp(np.percentile(_bootstrap_medians(logs, seed), [2.5, 97.5]))
     return Ratio(float(low), float(np.exp(np.median(logs))), float(high))

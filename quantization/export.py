@@ -21,84 +21,68 @@ a layer is dequantized with its scale written once per channel: the same numbers
 rewrite (docs/decisions/0002-float-guard.md).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from quantization import packing
-from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.bits import BitWidths, Format
+from quantization.deployment import (
+    DEPLOYED_FORMATS,
+    Correction,
+    Corrections,
+    ExportOptions,
+    not_deployable,
+)
 from quantization.errors import PolicyError
 from quantization.formats import formats
-from quantization.network import Glue, Layer, Network, Tensor
-from quantization.passes import attribute, initializer_arrays
-from quantization.policy import Policy
-from quantization.quantizer import (
-    Float32Array,
-    QuantizedWeight,
-    WeightMethod,
-    quantize_bias,
-    quantize_weight,
+from quantization.fragments import (
+    dequantize,
+    fragment,
+    graph_length_prefix,
+    model_header,
+    short_names,
 )
+from quantization.network import LAYER_KINDS, Glue, Layer, Network, Tensor
+from quantization.parameters import Parameters
+from quantization.passes import initializer_arrays
+from quantization.policy import Policy
+from quantization.quantizer import Float32Array, QuantizedWeight, quantize_bias
 from quantization.ranges import Ranges
 
-DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
-_PRODUCER = "quantmeter"
-_GRAPH_TAG = b"\x3a"  # field 7 of ModelProto, length-delimited
+__all__ = [
+    "DEPLOYED_FORMATS",
+    "Correction",
+    "Corrections",
+    "ExportOptions",
+    "Exporter",
+    "not_deployable",
+    "parameter_names",
+    "stored_name",
+]
+
+_MOVED_PAST = frozenset({"Slice"})
+"""Float glue behind which ONNX Runtime moves a DequantizeLinear, if it has one scale."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What decides the exported file besides the policy.
+def parameter_names(network: Network, layer: str) -> tuple[str, ...]:
+    """Return the names by which `layer`'s parameters go in an exported file and in sessions of it.
 
-    Args:
-        weight_method: how weight ranges are chosen.
-        reduce_range: 8-bit weights use 7-bit values, because products of 8-bit activations and
-            weights saturate on x86 processors without VNNI.
-        pack: store weights below 8 bits as bit planes; without, as int8 (same execution, for
-            timing without the unpacking at load).
-        guard_float: keep float layers between integer ones from being re-quantized at load.
+    First those of the float model, then those of an integer layer.
     """
-
-    weight_method: WeightMethod = "mse"
-    reduce_range: bool = False
-    pack: bool = True
-    guard_float: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """What brings the statistics of a quantized layer's output back: ``y' = gain * y + shift``.
-
-    Args:
-        gain: (channels,), folded into the weight scales and the bias.
-        shift: (channels,), folded into the bias; zero for a layer without one.
-    """
-
-    gain: Float32Array
-    shift: Float32Array
+    node = next(node for node in network.model.graph.node if node.name == layer)
+    activations = network.layer(layer).inputs
+    own = short_names(network).layers[layer]
+    exact = [name for name in node.input[1:] if name and name not in activations]
+    return (*exact, *(f"{own}:{letter}" for letter in "ipdmoacwb"))
 
 
-Corrections = Mapping[str, Correction]
-
-
-def not_deployable(layer: Layer, bits: BitWidths) -> str:
-    """Say why ONNX Runtime's CPU provider cannot run `layer` at `bits` as asked; "" if it can."""
-    if bits == FLOAT32:
-        return ""
-    if bits.half or bits.weights == 16 or bits.activations == 16:
-        return "no 16-bit kernels on the CPU provider"
-    if bits.activations == 32:
-        return "weights-only quantization of this operator runs as float"
-    if bits.activations != 8:
-        return "no kernels for activations below 8 bits"
-    if layer.kind == "ConvTranspose":
-        return "no integer kernel for ConvTranspose"
-    return ""
+def stored_name(network: Network, tensor: str) -> str:
+    """Return the name of `tensor` as integers in an exported file."""
+    return f"{short_names(network).tensors[tensor]}:q"
 
 
 class Exporter:
@@ -118,34 +102,31 @@ class Exporter:
         self.options = options or ExportOptions()
         self._arrays = initializer_arrays(network.model.graph)
         self._nodes = {node.name: node for node in network.model.graph.node}
-        self._layer_id = {name: f"L{i}" for i, name in enumerate(network.layer_names)}
-        self._glue_id = {glue.name: f"G{i}" for i, glue in enumerate(network.glue)}
-        self._tensor_id = {tensor.name: f"T{i}" for i, tensor in enumerate(network.tensors)}
+        names = short_names(network)
+        self._layer_id, self._glue_id, self._tensor_id = names.layers, names.glue, names.tensors
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
-        self._weights: dict[tuple[str, int], QuantizedWeight] = {}
+        self._parameters = Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
         self._frame = self._graph_frame()
+        self._header = {p: model_header(network.model, packed=p) for p in (False, True)}
 
     def weight(self, layer: str, bits: int) -> QuantizedWeight:
         """Return the weights of `layer` on the grid of `bits`; quantized once."""
-        key = layer, bits
-        if key not in self._weights:
-            node = self._nodes[layer]
-            transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
-            axis = 0 if node.op_type == "Conv" or transposed else 1
-            grid = 7 if bits == 8 and self.options.reduce_range else bits
-            array = self._arrays[node.input[1]]
-            self._weights[key] = quantize_weight(array, grid, axis, self.options.weight_method)
-        return self._weights[key]
+        return self._parameters.weight(layer, bits)
 
     def bias(self, layer: str) -> Float32Array:
-        """Return the bias of `layer`, (channels,); zeros if it has none."""
-        node = self._nodes[layer]
-        if len(node.input) > 2 and node.input[2]:
-            flat: Float32Array = self._arrays[node.input[2]].astype(np.float32).ravel()
-            channels = self.network.layer(layer).out_channels
-            return flat if flat.size == channels else np.repeat(flat, channels)
-        return np.zeros(self.network.layer(layer).out_channels, np.float32)
+        """Return the bias of `layer`, (channels,); zeros if it has none.
+
+        Raises:
+            ModelError: if it has another bias for each row.
+        """
+        return self._parameters.bias(layer)
+
+    def corrected(
+        self, layer: Layer, bits: BitWidths, correction: Correction | None
+    ) -> tuple[Float32Array, Float32Array]:
+        """Return weight scales and bias, (channels,) each, with the correction folded in."""
+        return self._parameters.corrected(layer, bits, correction)
 
     def build(self, policy: Policy, corrections: Corrections | None = None) -> bytes:
         """Return the serialized model of `policy`.
@@ -153,11 +134,9 @@ class Exporter:
         Raises:
             PolicyError: if the policy does not fit the network or a layer is not deployable.
         """
-        parts = list(self._parts(policy, corrections or {}))
-        graph = b"".join((*parts, self._frame))
-        return b"".join(
-            (self._header_for(self._any_packed(policy)), _GRAPH_TAG, _varint(len(graph)), graph)
-        )
+        graph = b"".join((*self._parts(policy, corrections or {}), self._frame))
+        header = self._header[self._any_packed(policy)]
+        return b"".join((header, graph_length_prefix(len(graph)), graph))
 
     def size_bytes(self, policy: Policy) -> int:
         """Return the size of the file that `build` makes, in bytes, without building it.
@@ -188,13 +167,13 @@ class Exporter:
             packed: whether any layer's weights are stored as bit planes.
         """
         graph = fragments + len(self._frame)
-        return len(self._header_for(packed)) + len(_GRAPH_TAG) + len(_varint(graph)) + graph
+        return len(self._header[packed]) + len(graph_length_prefix(graph)) + graph
 
     @property
     def largest_overhead_bytes(self) -> int:
         """The most that a file has besides its fragments."""
-        longest_prefix = 5
-        return len(self._header_for(True)) + len(_GRAPH_TAG) + longest_prefix + len(self._frame)
+        longest = 2**31 - 1  # bytes that protobuf can hold
+        return len(self._header[True]) + len(graph_length_prefix(longest)) + len(self._frame)
 
     def is_packed(self, bits: BitWidths) -> bool:
         """Whether weights at `bits` are stored as bit planes."""
@@ -202,6 +181,9 @@ class Exporter:
 
     def _parts(self, policy: Policy, corrections: Corrections) -> list[bytes]:
         chosen = formats(self.network, policy)
+        for layer in self.network.layers:
+            if reason := not_deployable(layer, bits := policy[layer.name]):
+                raise PolicyError(f"layer {layer.name!r} at {bits} is not deployable: {reason}")
         conversions: dict[str, list[bytes]] = {}
         for name, written, target in chosen.conversions:
             piece = self._conversion(self.network.tensor_by_name[name], written, target)
@@ -209,10 +191,7 @@ class Exporter:
         parts = [piece for name in self.network.input_names for piece in conversions.get(name, [])]
         for node in self.network.execution_order:
             if isinstance(node, Layer):
-                bits = policy[node.name]
-                if reason := not_deployable(node, bits):
-                    raise PolicyError(f"layer {node.name!r} at {bits} is not deployable: {reason}")
-                parts += self._layer(node, bits, corrections.get(node.name))
+                parts += self._layer(node, policy[node.name], corrections.get(node.name))
                 outputs: tuple[str, ...] = (node.output,)
             else:
                 parts.append(self._glue(node, chosen.reads[node.name]))
@@ -224,31 +203,42 @@ class Exporter:
         self, layer: Layer, bits: BitWidths, correction: Correction | None
     ) -> tuple[bytes, ...]:
         if bits.reads.is_float:
-            return (self._cached(("float", layer.name), lambda: self._float_node(layer.name)),)
+            return (self._cached(("float", layer.name), lambda: self._float_layer(layer.name)),)
         if not layer.has_weights:
             return (self._cached(("product", layer.name), lambda: self._integer_product(layer)),)
         key = ("weights", layer.name, bits.weights)
         static = self._cached(key, lambda: self._integer_layer(layer, bits))
         if correction is None:
             key = ("parameters", layer.name, bits.weights)
-            return static, self._cached(key, lambda: self._parameters(layer, bits, None))
-        return static, self._parameters(layer, bits, correction)
+            return static, self._cached(key, lambda: self._scales_and_bias(layer, bits, None))
+        return static, self._scales_and_bias(layer, bits, correction)
 
     def _cached(self, key: tuple[object, ...], make: Callable[[], bytes]) -> bytes:
         if key not in self._fragments:
             self._fragments[key] = make()
         return self._fragments[key]
 
-    def _float_node(self, name: str) -> bytes:
+    def _float_layer(self, name: str) -> bytes:
         node = self._nodes[name]
-        return _fragment([node], {n: self._arrays[n] for n in node.input if n in self._arrays})
+        return fragment([node], {n: self._arrays[n] for n in node.input if n in self._arrays})
+
+    def _float_glue(self, name: str) -> bytes:
+        node, constants = onnx.NodeProto(), self._glue_constants(name)
+        node.CopyFrom(self._nodes[name])
+        node.input[:] = [constants.get(n, n) for n in node.input]
+        return fragment([node], {new: self._arrays[n] for n, new in constants.items()})
+
+    def _glue_constants(self, name: str) -> dict[str, str]:
+        """Constants of a glue operator to their names in the file; glue may share them."""
+        constants = [n for n in dict.fromkeys(self._nodes[name].input) if n in self._arrays]
+        return {n: f"{self._glue_id[name]}:k{i}" for i, n in enumerate(constants)}
 
     def _integer_layer(self, layer: Layer, bits: BitWidths) -> bytes:
-        """The operator with its quantized weights; scales and bias come from `_parameters`."""
+        """The operator with its quantized weights; scales and bias come from `_scales_and_bias`."""
         own, source = self._layer_id[layer.name], self._tensor_id[layer.inputs[0]]
         weight = self.weight(layer.name, bits.weights)
-        nodes = [_dequantize(source, f"{own}:x")]
-        stored: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+        nodes = [dequantize(source, f"{own}:x")]
+        stored: dict[str, npt.NDArray[np.generic]]
         if self.is_packed(bits):
             stored = {
                 f"{own}:p": packing.pack(weight.values, bits.weights),
@@ -274,40 +264,32 @@ class Exporter:
                 helper.make_node("DequantizeLinear", [f"{own}:a", f"{own}:c"], [f"{own}:b"], axis=0)
             )
             operator.input.append(f"{own}:b")
-        return _fragment([*nodes, operator], stored) + self._requantize(layer.output)
+        return fragment([*nodes, operator], stored) + self._requantize(layer.output)
 
-    def _parameters(self, layer: Layer, bits: BitWidths, correction: Correction | None) -> bytes:
+    def _scales_and_bias(
+        self, layer: Layer, bits: BitWidths, correction: Correction | None
+    ) -> bytes:
         own = self._layer_id[layer.name]
         scale, bias = self.corrected(layer, bits, correction)
-        values: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {f"{own}:m": scale}
+        values: dict[str, npt.NDArray[np.generic]] = {f"{own}:m": scale}
         if layer.kind != "MatMul":
             input_scale = self.ranges.grid(layer.inputs[0], 8).scale
             values[f"{own}:a"] = quantize_bias(bias, input_scale, scale)
-        return _fragment([], values)
-
-    def corrected(
-        self, layer: Layer, bits: BitWidths, correction: Correction | None
-    ) -> tuple[Float32Array, Float32Array]:
-        """Return weight scales and bias, (channels,) each, with the correction folded in."""
-        scale, bias = self.weight(layer.name, bits.weights).scale, self.bias(layer.name)
-        if correction is None:
-            return scale, bias
-        corrected_bias = correction.gain * bias + correction.shift
-        return (scale * correction.gain).astype(np.float32), corrected_bias.astype(np.float32)
+        return fragment([], values)
 
     def _integer_product(self, layer: Layer) -> bytes:
         own = self._layer_id[layer.name]
         names = [f"{own}:x", f"{own}:y"]
         nodes = [
-            _dequantize(self._tensor_id[tensor], name)
+            dequantize(self._tensor_id[tensor], name)
             for tensor, name in zip(layer.inputs, names, strict=True)
         ]
         nodes.append(self._renamed(layer.name, names, layer.output))
-        return _fragment(nodes, {}) + self._requantize(layer.output)
+        return fragment(nodes, {}) + self._requantize(layer.output)
 
     def _glue(self, glue: Glue, given: Format) -> bytes:
         if given.is_float:
-            return self._cached(("float", glue.name), lambda: self._float_node(glue.name))
+            return self._cached(("float", glue.name), lambda: self._float_glue(glue.name))
         return self._cached(("integer", glue.name), lambda: self._integer_glue(glue))
 
     def _integer_glue(self, glue: Glue) -> bytes:
@@ -315,12 +297,14 @@ class Exporter:
             return self._requantize(glue.outputs[0])
         own, node = self._glue_id[glue.name], self._nodes[glue.name]
         inputs = {name: f"{own}:{i}" for i, name in enumerate(glue.inputs)}
-        nodes = [_dequantize(self._tensor_id[name], new) for name, new in inputs.items()]
+        nodes = [dequantize(self._tensor_id[name], new) for name, new in inputs.items()]
+        constants = self._glue_constants(glue.name)
+        renamed = {**inputs, **constants}
         nodes.append(
-            self._renamed(glue.name, [inputs.get(n, n) for n in node.input], *glue.outputs)
+            self._renamed(glue.name, [renamed.get(n, n) for n in node.input], *glue.outputs)
         )
-        constants = {n: self._arrays[n] for n in node.input if n in self._arrays}
-        return _fragment(nodes, constants) + b"".join(map(self._requantize, glue.outputs))
+        stored = {new: self._arrays[n] for n, new in constants.items()}
+        return fragment(nodes, stored) + b"".join(map(self._requantize, glue.outputs))
 
     def _renamed(self, name: str, inputs: list[str], *outputs: str) -> onnx.NodeProto:
         """Copy a node with other inputs; its results are still to be requantized."""
@@ -342,7 +326,7 @@ class Exporter:
         own, grid = self._tensor_id[tensor], self.ranges.grid(tensor, 8)
         node = helper.make_node("QuantizeLinear", [source, f"{own}:s", f"{own}:z"], [f"{own}:q"])
         scale, zero = np.array(grid.scale, np.float32), np.array(grid.zero_point, np.uint8)
-        return _fragment([node], {f"{own}:s": scale, f"{own}:z": zero})
+        return fragment([node], {f"{own}:s": scale, f"{own}:z": zero})
 
     def _conversion(self, tensor: Tensor, written: Format, target: Format) -> bytes:
         if (written, target) == (Format.FLOAT32, Format.INT8):
@@ -355,16 +339,48 @@ class Exporter:
 
     def _to_float(self, tensor: Tensor) -> bytes:
         own = self._tensor_id[tensor.name]
-        feeds_layer = any(name in self._layer_id for name in tensor.consumers)
-        if not (self.options.guard_float and feeds_layer and len(tensor.shape) > 1):
-            return _fragment([_dequantize(own, tensor.name)], {})
-        grid, channels = self.ranges.grid(tensor.name, 8), tensor.shape[1]
+        if self.options.guard_float and self._is_second_operand(tensor):
+            return self._to_float_in_steps(tensor)
+        axis = self._guarded_axis(tensor)
+        if axis is None:
+            return fragment([dequantize(own, tensor.name)], {})
+        grid, extent = self.ranges.grid(tensor.name, 8), tensor.shape[axis]
         node = helper.make_node(
-            "DequantizeLinear", [f"{own}:q", f"{own}:S", f"{own}:Z"], [tensor.name], axis=1
+            "DequantizeLinear", [f"{own}:q", f"{own}:S", f"{own}:Z"], [tensor.name], axis=axis
         )
-        scales = np.full(channels, grid.scale, np.float32)
-        zeros = np.full(channels, grid.zero_point, np.uint8)
-        return _fragment([node], {f"{own}:S": scales, f"{own}:Z": zeros})
+        scales = np.full(extent, grid.scale, np.float32)
+        zeros = np.full(extent, grid.zero_point, np.uint8)
+        return fragment([node], {f"{own}:S": scales, f"{own}:Z": zeros})
+
+    def _is_second_operand(self, tensor: Tensor) -> bool:
+        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
+        return any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
+
+    def _to_float_in_steps(self, tensor: Tensor) -> bytes:
+        """Dequantize by three operators, the same numbers.
+
+        ONNX Runtime would make a float product of two dequantized tensors an integer one, which
+        fails on repeated scales.
+        """
+        own, grid = self._tensor_id[tensor.name], self.ranges.grid(tensor.name, 8)
+        nodes = [
+            helper.make_node("Cast", [f"{own}:q"], [f"{own}:u"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Sub", [f"{own}:u", f"{own}:Z"], [f"{own}:v"]),
+            helper.make_node("Mul", [f"{own}:v", f"{own}:s"], [tensor.name]),
+        ]
+        return fragment(nodes, {f"{own}:Z": np.array(grid.zero_point, np.float32)})
+
+    def _guarded_axis(self, tensor: Tensor) -> int | None:
+        """The axis along which the scale is repeated to keep a float layer behind it float.
+
+        A single repetition would count as one scale, so the axis has more than one element.
+        """
+        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
+        feeds_layer = any(n.name in self._layer_id or n.op_type in _MOVED_PAST for n in readers)
+        if not (self.options.guard_float and feeds_layer):
+            return None
+        axes = sorted(range(1, len(tensor.shape)), key=lambda axis: axis != 1)
+        return next((axis for axis in axes if tensor.shape[axis] > 1), None)
 
     def _graph_frame(self) -> bytes:
         graph = self.network.model.graph
@@ -378,43 +394,3 @@ class Exporter:
             layer.has_weights and self.is_packed(policy[layer.name])
             for layer in self.network.layers
         )
-
-    def _header_for(self, packed: bool) -> bytes:
-        opsets = {o.domain: o.version for o in self.network.model.opset_import}
-        return _model_header(self.network.model.ir_version, tuple(opsets.items()), packed)
-
-
-@lru_cache(maxsize=16)
-def _model_header(ir_version: int, opsets: tuple[tuple[str, int], ...], packed: bool) -> bytes:
-    model = onnx.ModelProto(ir_version=ir_version, producer_name=_PRODUCER)
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets]
-    if packed:
-        imports.append(helper.make_opsetid(packing.DOMAIN, 1))
-        model.functions.append(packing.unpack_function(dict(opsets)[""]))
-    model.opset_import.extend(imports)
-    return model.SerializeToString(deterministic=True)
-
-
-def _dequantize(tensor: str, output: str) -> onnx.NodeProto:
-    inputs = [f"{tensor}:q", f"{tensor}:s", f"{tensor}:z"]
-    return helper.make_node("DequantizeLinear", inputs, [output])
-
-
-def _fragment(
-    nodes: list[onnx.NodeProto],
-    constants: Mapping[str, npt.NDArray[np.generic]],
-) -> bytes:
-    graph = onnx.GraphProto()
-    graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in constants.items())
-    return graph.SerializeToString(deterministic=True)
-
-
-def _varint(value: int) -> bytes:
-    """Encode a length as protobuf does: seven bits a byte, lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

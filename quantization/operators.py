@@ -25,12 +25,12 @@ _ARITHMETIC = GlueTraits(integer=True, takes_constants=False)
 _MOVES = GlueTraits(integer=True, moves_only=True)
 
 GLUE: dict[str, GlueTraits] = {
-    **dict.fromkeys(("Relu", "Clip", "Sigmoid", "LeakyRelu"), _INTEGER),
-    **dict.fromkeys(("GlobalAveragePool", "AveragePool", "Concat"), _INTEGER),
-    **dict.fromkeys(("Add", "Mul"), _ARITHMETIC),
+    **dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool"), _INTEGER),
+    **dict.fromkeys(("Add", "Mul", "Concat"), _ARITHMETIC),
     **dict.fromkeys(("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool"), _MOVES),
     **dict.fromkeys(
         (
+            *("Relu", "Clip"),  # on their own; fused ones follow their producer
             *("Sub", "Div", "Pow", "Sqrt", "Exp", "Log", "Erf", "Neg", "Abs", "Min", "Max"),
             *("Softmax", "LogSoftmax", "HardSigmoid", "HardSwish", "Gelu", "Tanh", "Elu", "PRelu"),
             *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "ReduceMean"),

@@ -86,7 +86,11 @@ class AffineGrid:
 
 
 def quantize_weight(
-    weight: Float32Array, bits: int, axis: int, method: WeightMethod = "mse"
+    weight: Float32Array,
+    bits: int,
+    axis: int,
+    method: WeightMethod = "mse",
+    smallest_scale: Float32Array | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight per output channel.
 
@@ -96,6 +100,8 @@ def quantize_weight(
         axis: the axis that runs over output channels.
         method: ``minmax`` covers the largest magnitude; ``mse`` takes, per channel, the share of it
             that leaves the least squared error.
+        smallest_scale: (channels,), below which no scale goes: the bias is stored in multiples of
+            the scale, and those are limited.
 
     Returns:
         The integers and their scales.
@@ -111,9 +117,10 @@ def quantize_weight(
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float32)
     # The grid reaches one step further down than up; the larger of both demands sets the scale.
     full = np.maximum(rows.max(1) / max(high, 1), -rows.min(1) / -low)
-    scale = np.maximum(full, np.float32(1e-12)).astype(np.float32)
+    floor = np.float32(1e-12) if smallest_scale is None else np.maximum(smallest_scale, 1e-12)
+    scale = np.maximum(full, floor).astype(np.float32)
     if method == "mse":
-        scale = _least_squared_error(rows, scale, low, high)
+        scale = np.maximum(_least_squared_error(rows, scale, low, high), floor).astype(np.float32)
     spread = _along(scale, weight.ndim, axis)
     values = np.clip(np.rint(weight / spread), low, high)
     values = values.astype(np.int8 if bits <= 8 else np.int16)
@@ -137,7 +144,7 @@ def _least_squared_error(
 def quantize_bias(
     bias: Float32Array, input_scale: float, weight_scale: Float32Array
 ) -> npt.NDArray[np.int32]:
-    """Return the int32 bias, (channels,), at scale ``input_scale * weight_scale``."""
+    """Return the int32 bias, (channels,), at scale ``input_scale * weight_scale``; saturates."""
     ratio = bias.astype(np.float64) / (np.float32(input_scale) * weight_scale)
     limits = np.iinfo(np.int32)
     return np.clip(np.rint(ratio), limits.min, limits.max).astype(np.int32)

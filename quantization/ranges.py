@@ -68,21 +68,28 @@ def collect_ranges(
     for name in names:
         low, high = found.get(name) or _input_limits(network, name, inputs)
         limits[name] = (min(low, 0.0), max(high, 0.0))
-    for glue in network.glue:
-        if glue.moves_only and glue.outputs:
-            limits[glue.outputs[0]] = limits[glue.inputs[0]]
-    return Ranges(network.digest, limits, method, len(inputs))
+    return Ranges(network.digest, _moved(network, limits), method, len(inputs))
 
 
 def made_up_ranges(network: Network) -> Ranges:
-    """Return ranges of [-4, 4] ([0, 6] behind a fused activation): enough to price, not to score."""
+    """Return [-4, 4] for all ([0, 6] behind a fused activation): to price by, not to score by."""
     fused = {glue.outputs[0] for glue in network.glue if glue.fused}
     limits = {
         t.name: ((0.0, 6.0) if t.name in fused else (-4.0, 4.0))
         for t in network.tensors
         if t.name not in network.inner_tensors
     }
-    return Ranges(network.digest, limits, "made up", 0)
+    return Ranges(network.digest, _moved(network, limits), "made up", 0)
+
+
+def _moved(
+    network: Network, limits: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Give what only moves values the range of its input; runtimes want equal scales there."""
+    for glue in network.glue:
+        if glue.moves_only and glue.outputs:
+            limits[glue.outputs[0]] = limits[glue.inputs[0]]
+    return limits
 
 
 def check_inputs(network: Network, inputs: Float32Array) -> None:

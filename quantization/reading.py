@@ -223,7 +223,7 @@ def _glue(
         kind=node.op_type,
         inputs=inputs,
         outputs=tuple(name for name in node.output if counts[name]),
-        integer=traits.integer and (traits.takes_constants or not has_constant),
+        integer=fused or (traits.integer and (traits.takes_constants or not has_constant)),
         moves_only=traits.moves_only,
         fused=fused,
         known=known,

@@ -52,9 +52,10 @@ class Simulation:
         self.exporter = exporter
         self.network: Network = exporter.network
         check_inputs(self.network, calibration)
-        self._calibration = torch.from_numpy(calibration)
+        self._calibration = torch.from_numpy(np.ascontiguousarray(calibration))
         nodes = {node.name: node for node in self.network.model.graph.node}
         self._inputs = {name: list(node.input) for name, node in nodes.items()}
+        self._outputs = {name: list(node.output) for name, node in nodes.items()}
         self._attributes: dict[str, Attributes] = {n: attributes(v) for n, v in nodes.items()}
         self._constants = {
             name: constant(array)
@@ -88,10 +89,7 @@ class Simulation:
         chosen = formats(self.network, policy)
         found = corrections or {}
         with torch.inference_mode():
-            parts = [
-                self._run(policy, chosen, block, found)
-                for block in torch.split(torch.from_numpy(images), _BLOCK)
-            ]
+            parts = [self._run(policy, chosen, block, found) for block in _blocks(images)]
         return torch.cat(parts).numpy()
 
     def correct(self, policy: Policy) -> dict[str, Correction]:
@@ -135,15 +133,13 @@ class Simulation:
         for position, values in self._float_values(self._calibration):
             if isinstance(layer := order[position], Layer) and layer.has_weights:
                 for bits in choices:
-                    if bits != FLOAT32:
+                    if not bits.is_float:
                         alone = Policy({layer.name: bits})
                         chosen = formats(self.network, alone)
                         summed = self._sum_of_products(layer, alone, chosen, values)
                         correction = self._find_correction(layer, alone, summed)
                         found[layer.name, bits] = {layer.name: correction}
-        walks = [
-            self._float_values(block) for block in torch.split(torch.from_numpy(images), _BLOCK)
-        ]
+        walks = [self._float_values(block) for block in _blocks(images)]
         for blocks in zip(*walks, strict=True):
             position = blocks[0][0]
             if not isinstance(layer := order[position], Layer):
@@ -207,7 +203,7 @@ class Simulation:
         """Execute one node: takes its inputs from `values`, leaves its outputs there."""
         if isinstance(node, Layer):
             summed = self._sum_of_products(node, policy, chosen, values)
-            if measure and policy[node.name] != FLOAT32 and node.has_weights:
+            if measure and not policy[node.name].is_float and node.has_weights:
                 assert isinstance(corrections, dict)
                 corrections[node.name] = self._find_correction(node, policy, summed)
             name = self._after.get(node.output, node.output)
@@ -231,10 +227,13 @@ class Simulation:
         ]
         made = operator(glue.kind)(inputs, self._attributes[glue.name])
         outputs = made if isinstance(made, tuple) else (made,)
-        for name, value in zip(glue.outputs, outputs, strict=False):
+        for name, value in zip(self._outputs[glue.name], outputs, strict=False):
+            if name not in glue.outputs:
+                continue  # nobody reads it
             written = chosen.writes[name]
-            inner = name in self.network.inner_tensors
-            values[name] = value if inner else self._store(name, value, written)
+            # An integer operator takes a fused activation over, as a layer does.
+            stored = name if written.is_float else self._after.get(name, name)
+            values[stored] = self._store(stored, value, written)
 
     def _store(self, name: str, value: torch.Tensor, written: Format) -> torch.Tensor:
         """Turn a real value into what is kept for a tensor in format `written`."""
@@ -259,8 +258,6 @@ class Simulation:
         self, name: str, reads: Format, chosen: Formats, values: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """What glue computes on: the real values of what it reads."""
-        if name in self.network.inner_tensors and name in values:
-            return values[name]
         value = self._read(name, reads, chosen, values)
         return (
             value if reads.is_float else value * self.exporter.ranges.grid(name, reads.bits).scale
@@ -271,21 +268,25 @@ class Simulation:
     ) -> torch.Tensor:
         """Turn the sums of products into what is kept for the layer's output."""
         bits, correction = policy[layer.name], corrections.get(layer.name)
-        if bits == FLOAT32 or bits.half:
+        if bits.is_float or (bits.reads.is_float and not layer.has_weights):
             bias = torch.from_numpy(self.exporter.bias(layer.name))
             return self._store(layer.output, _along(bias, summed, layer) + summed, bits.writes)
         output = self._after.get(layer.output, layer.output)
         if not layer.has_weights:
-            scale = np.array([1.0], np.float32)
-            steps = [self.exporter.ranges.grid(n, bits.reads.bits).scale for n in layer.inputs]
-            return self._requantize(summed * float(np.prod(steps)), scale, output, layer, policy)
+            first, second = (self.exporter.ranges.grid(n, bits.reads.bits) for n in layer.inputs)
+            scale = np.array([first.scale], np.float32) * np.float32(second.scale)
+            return self._requantize(summed, scale, output, layer, policy)
         scale, bias_real = self.exporter.corrected(layer, bits, correction)
         if bits.reads.is_float:
             factor = _along(torch.from_numpy(scale), summed, layer)
             return summed * factor + _along(torch.from_numpy(bias_real), summed, layer)
         step = self.exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale
         if layer.kind != "MatMul":
-            bias = torch.from_numpy(quantize_bias(bias_real, step, scale).astype(np.float32))
+            if bits.reads is Format.INT16:  # such kernels add a wider bias, which never saturates
+                steps = np.rint(bias_real / (np.float32(step) * scale))
+            else:
+                steps = quantize_bias(bias_real, step, scale).astype(np.float32)
+            bias = torch.from_numpy(steps)
             summed = summed + _along(bias, summed, layer)
         return self._requantize(summed, np.float32(step) * scale, output, layer, policy)
 
@@ -371,7 +372,11 @@ class Simulation:
         feed = self.network.input_names[0]
         parts = [session.run(None, {feed: part})[0] for part in batches(self.network, few)]
         expected = np.concatenate(parts)[: len(few)]
-        found = self.logits(Policy({}), few)
+        try:
+            found = self.logits(Policy({}), few)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"the network cannot be simulated on many images: {reason}") from error
         tolerance = 1e-3 * max(float(np.abs(expected).max()), 1e-6)
         if expected.shape != found.shape or float(np.abs(expected - found).max()) > tolerance:
             raise ModelError(
@@ -379,6 +384,10 @@ class Simulation:
                 "one of these operators is simulated wrongly: "
                 f"{', '.join(sorted({g.kind for g in self.network.glue}))}"
             )
+
+
+def _blocks(images: Float32Array) -> tuple[torch.Tensor, ...]:
+    return torch.split(torch.from_numpy(np.ascontiguousarray(images)), _BLOCK)
 
 
 def _centred(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,12 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) 
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -> Tensor:
-    """Gemm with transA = 0 and alpha = beta = 1, or MatMul."""
+    """Gemm, or MatMul."""
+    x = x.T if given.get("transA", 0) else x
     result = x @ (weight.T if given.get("transB", 0) else weight)
-    return result if bias is None else result + bias
+    if (alpha := given.get("alpha", 1.0)) != 1.0:
+        result = result * alpha
+    return result if bias is None else result + bias * given.get("beta", 1.0)
 
 
 def _pads(
@@ -91,8 +95,9 @@ def _transposed(inputs: Inputs, given: Attributes) -> Tensor:
     assert weight is not None
     rank = x.dim() - 2
     pads = list(given.get("pads", [0] * (2 * rank)))
-    if pads[:rank] != pads[rank:]:
-        raise ModelError("ConvTranspose with asymmetric padding cannot be simulated")
+    automatic = given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    if automatic or "output_shape" in given or pads[:rank] != pads[rank:]:
+        raise ModelError("only ConvTranspose with given, symmetric padding is simulated")
     run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     return run(
         x,
@@ -114,11 +119,16 @@ def _pool(inputs: Inputs, given: Attributes, *, largest: bool) -> Tensor:
     dilations = given.get("dilations", [1] * rank)
     pads = _pads(x.shape[2:], kernel, strides, dilations, given)
     ceil = bool(given.get("ceil_mode", 0))
-    if rank != 2 or (ceil and not largest):
-        raise ModelError("only pooling over two axes, averages without ceil_mode, is simulated")
+    if rank != 2 or (not largest and (ceil or set(dilations) != {1})):
+        raise ModelError(
+            "only pooling over two axes, averages without ceil_mode and dilations, is simulated"
+        )
     if largest:
+        # With ceil_mode, ONNX has no window that begins in the padding behind the image.
+        begun = [math.ceil((x.shape[2 + i] + pads[i]) / strides[i]) for i in range(2)]
         x = F.pad(x, _torch_padding(pads), value=-math.inf)
-        return F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
+        made = F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
+        return made[:, :, : begun[0], : begun[1]] if ceil else made
     summed = F.avg_pool2d(F.pad(x, _torch_padding(pads)), kernel, strides, divisor_override=1)
     if given.get("count_include_pad", 0):
         return summed / math.prod(kernel)
@@ -167,12 +177,12 @@ def _flatten(inputs: Inputs, given: Attributes) -> Tensor:
 
 
 def _reduce(run: Callable[..., Tensor]) -> Operator:
-    def reduce(inputs: Inputs, given: Attributes) -> Tensor:
+    def reduced(inputs: Inputs, given: Attributes) -> Tensor:
         x = _first(inputs)
         axes = _integers(inputs, 1, given.get("axes", list(range(x.dim()))))
         return run(x, dim=axes, keepdim=bool(given.get("keepdims", 1)))
 
-    return reduce
+    return reduced
 
 
 def _slice(inputs: Inputs, _given: Attributes) -> Tensor:
@@ -192,8 +202,7 @@ def _split(inputs: Inputs, given: Attributes) -> tuple[Tensor, ...]:
     x, axis = _first(inputs), given.get("axis", 0)
     sizes = _integers(inputs, 1)
     if not sizes:
-        count = given["num_outputs"]
-        return torch.split(x, math.ceil(x.shape[axis] / count), axis)
+        return torch.split(x, math.ceil(x.shape[axis] / given["num_outputs"]), axis)
     return torch.split(x, sizes, axis)
 
 
@@ -235,12 +244,17 @@ def _batch_norm(inputs: Inputs, given: Attributes) -> Tensor:
 def _gather(inputs: Inputs, given: Attributes) -> Tensor:
     x, index = _first(inputs), inputs[1]
     assert index is not None
-    axis = given.get("axis", 0)
+    axis = given.get("axis", 0) % x.dim()
     return x[(slice(None),) * axis + (index.long(),)]
 
 
-def _elementwise(run: Callable[..., Any]) -> Operator:
+def _elementwise(run: Any) -> Operator:
     return lambda inputs, _given: run(*inputs)
+
+
+def _fold(run: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+    """An operator of any number of inputs from one of two."""
+    return lambda inputs, _given: reduce(run, [x for x in inputs if x is not None])
 
 
 _OPERATORS: dict[str, Operator] = {
@@ -266,11 +280,11 @@ _OPERATORS: dict[str, Operator] = {
             "Mul": torch.mul,
             "Div": torch.div,
             "Pow": torch.pow,
-            "Min": torch.minimum,
-            "Max": torch.maximum,
             "Identity": torch.clone,
         }.items()
     },
+    "Min": _fold(torch.minimum),
+    "Max": _fold(torch.maximum),
     "Clip": _clip,
     "LeakyRelu": lambda i, a: F.leaky_relu(_first(i), a.get("alpha", 0.01)),
     "Elu": lambda i, a: F.elu(_first(i), a.get("alpha", 1.0)),

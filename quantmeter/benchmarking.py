@@ -14,6 +14,7 @@ from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
 from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
 from quantization.bits import FLOAT32, BitWidths
+from quantization.errors import PolicyError
 from quantization.policy import Policy
 from quantization.ranges import batches
 from quantmeter.costs import Costs
@@ -130,8 +131,10 @@ def benchmark(
         progress: called with the share done and what is being done.
 
     Raises:
-        PolicyError: if a policy does not fit or is not deployable.
+        PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
+    if twice := sorted({*rivals, FLOAT} & set(policies)):
+        raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
     models = {name: bench.export(policy) for name, policy in asked.items()}
     feed = one_feed(bench.network, bench.range_inputs)
@@ -144,7 +147,7 @@ def benchmark(
         progress=lambda share: progress(share, "timing, interleaved"),
     )
     predicted = _predict(bench, costs, asked)
-    score = score and bench.data is not None
+    score = score and bench.data is not None and bench.classifies
     results = []
     for name, policy in asked.items():
         seconds, ratio = predicted[name]
@@ -156,9 +159,7 @@ def benchmark(
                 paired_ratio(timed[name], timed[FLOAT], seed=bench.seed),
                 seconds,
                 ratio,
-                accuracy_on_test(bench, runners[name])
-                if score and bench.data is not None
-                else None,
+                accuracy_on_test(bench, runners[name]) if score else None,
                 audit(
                     bench.network,
                     policy,
@@ -168,8 +169,10 @@ def benchmark(
                 ),
             )
         )
-    notes = () if bench.data is not None else ("random inputs: no accuracy is reported",)
-    return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), notes)
+    notes = ["random inputs: no accuracy is reported"] if bench.data is None else []
+    if bench.data is not None and not bench.classifies:
+        notes.append("the output is not (N, classes): no accuracy is reported")
+    return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), tuple(notes))
 
 
 def accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from quantization.errors import QuantmeterError
 
@@ -12,9 +14,16 @@ COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong arguments like every other error: one line, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"quantmeter: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every subcommand."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="quantmeter",
         description="What does each bit cost on this hardware, and where should the bits go?",
     )
@@ -26,16 +35,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    # The matrices of a fit are small: on a shared machine, threads of BLAS wait for each other and
+    # make it 50 times as slow. Read when numpy and scipy are first imported, so not yet.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parsed = build_parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
+        sys.stdout.flush()
     except QuantmeterError as error:
         print(f"quantmeter: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RecursionError:
+        print("quantmeter: error: a file is nested too deeply to be read", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("quantmeter: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

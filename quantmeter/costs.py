@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, CostModel
+from costmodels.pricing import total
 from costmodels.registry import backend
 from costmodels.size import ExportedSize
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import FLOAT32, BitWidths
+from quantization.errors import did_you_mean
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 
@@ -46,8 +48,20 @@ class Costs:
         return self.model(metric).total(network, PolicyBatch.of(network, policies), metric)
 
     def float_total(self, network: Network, metric: Metric) -> float:
-        """Return the cost of the float network."""
+        """Return the cost of the float network, as `total` answers it."""
         return float(self.total(network, [Policy.uniform(network, FLOAT32)], metric)[0])
+
+    def float_reference(self, network: Network, metric: Metric) -> float:
+        """Return the cost of the float network that relative budgets of a search refer to.
+
+        It comes from the table, as every cost of a search does: a backend that measures would
+        otherwise compare a table with a later measurement. Size is that of the exact file.
+        """
+        if metric is Metric.SIZE:
+            return self.float_total(network, metric)
+        table = self.model(metric).table(network, (FLOAT32,), metric)
+        batch = PolicyBatch.of(network, [Policy.uniform(network, FLOAT32)])
+        return float(total(table, network, batch)[0])
 
 
 def parse_costs(texts: Sequence[str], context: BackendContext) -> Costs:
@@ -60,25 +74,40 @@ def parse_costs(texts: Sequence[str], context: BackendContext) -> Costs:
         BackendError: for an unknown backend or metric, or two backends for one metric.
     """
     named: dict[Metric, CostModel] = {}
-    general: dict[Metric, CostModel] = {}
+    general: list[CostModel] = []
     for text in texts:
-        metric_name, equals, spec = text.partition("=")
-        known = {m.value: m for m in Metric}
-        if equals and metric_name in known:
-            metric, model = known[metric_name], backend(spec, context)
-            if metric is Metric.SIZE:
-                raise BackendError("size is not priced by a backend: it is the exported file's own")
-            if metric not in model.metrics:
-                raise BackendError(f"{spec} does not price {metric.value}")
-            if metric in named:
-                raise BackendError(f"two backends for {metric.value}")
-            named[metric] = model
+        metric, spec = _metric_of(text)
+        if metric is None:
+            general.append(backend(spec, context))
             continue
-        model = backend(text, context)
-        for metric in model.metrics - {Metric.SIZE}:
-            if metric in general:
+        if metric is Metric.SIZE:
+            raise BackendError("size is not priced by a backend: it is the exported file's own")
+        if metric in named:
+            raise BackendError(f"two backends for {metric.value}; keep one")
+        named[metric] = backend(spec, context)
+        if metric not in named[metric].metrics:
+            raise BackendError(f"{spec} does not price {metric.value}")
+    found = dict(named)
+    for model in general:
+        for metric in sorted(model.metrics - set(named) - {Metric.SIZE}):
+            if metric in found:
                 raise BackendError(
                     f"two backends for {metric.value}; name one: --cost {metric.value}=BACKEND"
                 )
-            general[metric] = model
-    return Costs({**general, **named, Metric.SIZE: ExportedSize()})
+            found[metric] = model
+    return Costs({**found, Metric.SIZE: ExportedSize()})
+
+
+def _metric_of(text: str) -> tuple[Metric | None, str]:
+    """Split ``METRIC=BACKEND``; an equals sign behind a colon is part of the argument."""
+    name, equals, spec = text.partition("=")
+    if not equals or ":" in name:
+        return None, text
+    try:
+        return Metric(name), spec
+    except ValueError:
+        known = [metric.value for metric in Metric]
+        raise BackendError(
+            f"no metric {name!r}{did_you_mean(name, known)} in --cost {text}; "
+            "write METRIC=BACKEND with latency or energy"
+        ) from None

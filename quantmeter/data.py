@@ -1,6 +1,5 @@
 """Images that the network never saw, and their split into ranges, search and test."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,10 +69,10 @@ def read_data(path: str | Path) -> Data:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x", "y") if key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else "not a .npz archive of plain arrays"
-        raise DataError(f"{path}: {reason}") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception:  # damaged files make zip, zlib and numpy's parser raise almost anything
+        raise DataError(f"{path}: not a .npz archive of plain arrays") from None
     if "x" not in arrays:
         raise DataError(f"{path}: holds no array x of images")
     labels = arrays.get("y")

@@ -51,6 +51,11 @@ class Workbench:
         return self.data.x[where], None if self.data.y is None else self.data.y[where]
 
     @property
+    def classifies(self) -> bool:
+        """Whether the first output is (N, classes): only then there is an accuracy."""
+        return len(self.network.tensor_by_name[self.network.output_names[0]].shape) == 2
+
+    @property
     def range_inputs(self) -> Float32Array:
         """(N, ...) the images that ranges and corrections come from; random without data."""
         if self.data is None:
@@ -121,7 +126,12 @@ def _check_fit(network: Network, data: Data) -> None:
     check_inputs(network, data.x)
     if data.y is None:
         return
-    classes = network.tensor_by_name[network.output_names[0]].shape[-1]
+    shape = network.tensor_by_name[network.output_names[0]].shape
+    if len(shape) != 2:
+        raise DataError(
+            f"labels need an output (N, classes), this network's is {shape}; give data without y"
+        )
+    classes = shape[1]
     if data.y.min() < 0 or data.y.max() >= classes:
         raise DataError(
             f"labels run from {data.y.min()} to {data.y.max()}, the network has {classes} classes"

@@ -31,7 +31,7 @@ class Interval:
     """A share of successes with its 95 % interval.
 
     >>> Interval.wilson(97, 100)
-    Interval(share=0.97, low=0.9154805357094763, high=0.9897452692609939)
+    Interval(share=0.97, low=0.9154806357094724, high=0.9897454759759611)
     """
 
     share: float
@@ -48,9 +48,11 @@ class Interval:
         if count < 1:
             raise DataError("an accuracy needs at least one image")
         share, z2 = right / count, _WILSON_Z**2
-        center = (share + z2 / (2 * count)) / (1 + z2 / count)
-        half = _WILSON_Z / (1 + z2 / count) * sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-        return cls(share, max(center - half, 0.0), min(center + half, 1.0))
+        scale = 1 + z2 / count
+        center = (share + z2 / (2 * count)) / scale
+        half = _WILSON_Z / scale * sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+        # At 0 and 1 the ends equal the share but for rounding.
+        return cls(share, max(min(center - half, share), 0.0), min(max(center + half, share), 1.0))
 
 
 class PostTrainingOracle:

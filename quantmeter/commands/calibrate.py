@@ -11,6 +11,7 @@ from quantmeter.commands.options import (
     add_model,
     add_seed,
     add_threads,
+    add_time,
     console,
     print_json,
     progress_bar,
@@ -26,7 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_seed(parser)
     add_threads(parser)
     parser.add_argument("--cost", default="ort", metavar="BACKEND", help="default ort")
-    parser.add_argument("--time", default="60s", metavar="SPAN", help="such as 60s or 5m")
+    add_time(parser)
     parser.add_argument("--out", required=True, metavar="TABLE.json")
 
 
@@ -34,10 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the table, and say how good it is."""
     from costmodels.units import parse_duration
     from quantmeter.calibrating import calibrate
+    from quantmeter.files import require_file
 
     seconds = parse_duration(arguments.time)
     out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    require_file(out)
     with progress_bar("calibrating") as progress:
         table = calibrate(
             arguments.model,
@@ -50,15 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     out.write_text(table.to_json(), encoding="utf-8")
-    summary = {
-        "out": str(out),
-        "policies": table.source["policies"],
-        "held_out_policies": table.source["held_out_policies"],
-        "held_out_mean_absolute_error": table.source["held_out_mean_absolute_error"],
-        "inputs": table.source["inputs"],
-    }
+    known = ("policies", "held_out_policies", "held_out_mean_absolute_error", "inputs")
+    summary = {"out": str(out), **{key: table.source.get(key) for key in known}}
     if arguments.json:
         print_json(summary)
+        return 0
+    if summary["policies"] is None:
+        console().print(f"{out}: written as {arguments.cost} has it; nothing was measured")
         return 0
     console().print(
         f"{out}: {summary['policies']} policies timed; mean absolute error "

@@ -1,6 +1,7 @@
 """``quantmeter cost``: what a policy costs, layer by layer."""
 
 import argparse
+from dataclasses import replace
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -8,8 +9,10 @@ from quantmeter.commands.options import (
     add_costs,
     add_model,
     add_threads,
+    add_time,
     console,
     print_json,
+    progress_bar,
     table,
 )
 
@@ -20,6 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_model(parser)
     add_costs(parser)
     add_threads(parser)
+    add_time(parser)
     parser.add_argument("--metric", choices=("latency", "energy", "size"), required=True)
     parser.add_argument("--policy", metavar="POLICY.json", help="default: every layer float32")
 
@@ -28,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the total and each layer's share."""
     from costmodels.model import BackendContext
     from costmodels.pricing import total
-    from costmodels.units import Metric, format_quantity
+    from costmodels.units import Metric, format_quantity, parse_duration
     from quantization.formats import formats
     from quantization.policy import Policy, PolicyBatch
     from quantization.reading import read_network
@@ -38,11 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     network = read_network(arguments.model)
     policy = Policy.read(arguments.policy) if arguments.policy else Policy({})
     batch = PolicyBatch.of(network, [policy])
-    costs = parse_costs(arguments.cost, BackendContext(threads=arguments.threads))
-    priced = costs.model(metric).table(network, batch.choices, metric)
-    # The sum of the table; for size `quantmeter export` writes up to a few hundred bytes less.
+    with progress_bar("pricing") as progress:
+        context = BackendContext(arguments.threads, parse_duration(arguments.time))
+        model = parse_costs(arguments.cost, replace(context, progress=progress)).model(metric)
+        priced = model.table(network, batch.choices, metric)
+        exact = float(model.total(network, batch, metric)[0])
+    # The sum of the table; for size the file may be smaller, see `costmodels.size`.
     summed = float(total(priced, network, batch)[0])
-    exact = float(costs.model(metric).total(network, batch, metric)[0])
     chosen = formats(network, policy)
     position = {name: i for i, name in enumerate(priced.layers)}
     layers = [

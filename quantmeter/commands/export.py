@@ -28,16 +28,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, audit, and write the file only if the audit passes."""
     from hil.audit import audit
     from quantization.policy import Policy
+    from quantmeter.files import require_file
     from quantmeter.workbench import open_workbench
 
+    out = Path(arguments.out)
+    require_file(out)
     policy = Policy.read(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     model = bench.export(policy)
     expected = bench.exporter.size_bytes(policy)
     found = audit(bench.network, policy, model, expected, bench.exporter.options)
     found.require()
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(model)
     note = "" if bench.data is not None else "random inputs: ranges are made up, no accuracy"
     if arguments.json:

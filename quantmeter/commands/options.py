@@ -65,6 +65,13 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_time(parser: argparse.ArgumentParser) -> None:
+    """Add the time that a measuring backend may take."""
+    parser.add_argument(
+        "--time", default="60s", metavar="SPAN", help="of a measuring backend, such as 60s or 5m"
+    )
+
+
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the bit-widths."""
     parser.add_argument(

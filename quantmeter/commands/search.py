@@ -11,6 +11,7 @@ from quantmeter.commands.options import (
     add_model,
     add_seed,
     add_threads,
+    add_time,
     console,
     positive,
     print_json,
@@ -52,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="LAYER,LAYER",
         help="layers that must get equal bits; repeat for several groups",
     )
-    parser.add_argument("--time", default="60s", metavar="SPAN", help="of a measuring backend")
+    add_time(parser)
     parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
 
 
@@ -91,8 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
         f"accuracy: {found.search_accuracy:.2%} on the search images, {test.share:.2%} "
         f"[{test.low:.2%}, {test.high:.2%}] on the test images"
     )
-    gap = "the optimum" if not found.gap else f"{found.gap:.1%} above the exact optimum"
-    out.print(f"proxy loss: {found.loss:.4g}, {gap} {report.optimum.loss:.4g}")
+    best = report.optimum.loss
+    above = "equal to" if found.gap is None else f"{max(found.gap, 0.0):.1%} above"
+    if found.gap is None and found.loss > 0:
+        above = "above"
+    out.print(f"proxy loss: {found.loss:.4g}, {above} the exact optimum {best:.4g}")
     for name, budget in report.summary["budgets"].items():
         cost = found.costs[Metric(name)]
         unit = Unit(budget["unit"])

@@ -1,0 +1,158 @@
+"""From a calibration to a cost table, and from its two columns to any choices."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
+from costmodels.units import Metric, Unit
+from hil.calibration import INTEGER, Calibration
+from quantization.bits import FLOAT32, BitWidths, Format, formats_of
+from quantization.export import not_deployable
+from quantization.network import Network
+
+STATISTIC = "p10"
+
+_LEAST_SHARE = 1e-4
+"""Share of the float network's time that a layer takes at least.
+
+The profiler counts whole microseconds, so that a tiny layer may get none; but no layer is free.
+"""
+
+_LEAST_GAIN = 0.02
+"""Share of its own float cost that an integer layer costs at least.
+
+The fitted gain of a layer may exceed its float cost, because a gain of its neighbours (a fusion, a
+layout that is kept) is split among them by the prior only. A negative cost would reward a search
+for quantizing the layer whatever else it does; and no integer kernel is 50 times as fast as float.
+"""
+
+
+def measured_table(
+    network: Network, found: Calibration, kernels: TextArray, source: Mapping[str, object]
+) -> CostTable:
+    """Return the table over {w8a8, w32a32}; `spread_table` copies its integer column to others.
+
+    Args:
+        network: what was calibrated.
+        found: what calibrating it gave.
+        kernels: (L, 2) executed kernels as integers and as floats.
+        source: who measured, and how.
+    """
+    layers = len(network.layers)
+    shares = _float_shares(network, found)
+    base = shares[:layers] * found.float_s
+    effect = found.fit.coefficients * found.float_s
+    spread = found.fit.deviations * found.float_s
+    integer = np.maximum(base + effect[:layers], _LEAST_GAIN * base)
+    masked = [bool(not_deployable(layer, INTEGER)) for layer in network.layers]
+    unary = np.stack([np.where(masked, np.inf, integer), base], axis=1)
+    deviation = np.stack([spread[:layers], np.zeros(layers)], axis=1)
+    return CostTable(
+        Metric.LATENCY,
+        Unit.SECONDS,
+        STATISTIC,
+        network.digest,
+        network.layer_names,
+        (INTEGER, FLOAT32),
+        tuple(glue.name for glue in network.glue),
+        tuple(tensor.name for tensor in network.tensors),
+        Cells.of(unary, Provenance.MEASURED, kernel=kernels, uncertainty=deviation),
+        _glue_cells(network, found, shares[layers:] * found.float_s),
+        _conversion_cells(network, found),
+        constant=found.float_s * (1.0 - shares.sum()),
+        source=source,
+        measurements=[
+            {
+                "integer_layers": [bool(b) for b in t.pattern],
+                "ratio_to_float": t.ratio,
+                "policy": t.measurement.to_dict(),
+                "float": t.reference.to_dict(),
+            }
+            for t in found.timed
+        ],
+    )
+
+
+def _float_shares(network: Network, found: Calibration) -> FloatArray:
+    """Shares of the float network's time, (L + G,): layers, then glue; they add up to 1."""
+    least = dict.fromkeys(network.layer_names, _LEAST_SHARE)
+    names = (*network.layer_names, *(glue.name for glue in network.glue))
+    shares = np.array([max(found.float_shares.get(n, 0.0), least.get(n, 0.0)) for n in names])
+    return np.asarray(shares / shares.sum(), np.float64)
+
+
+def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells:
+    """(G, 2): glue as integers and as floats; operators without an integer kernel cost the same."""
+    value, spread = np.stack([base, base], axis=1), np.zeros((len(base), 2))
+    position = {glue.name: i for i, glue in enumerate(network.glue)}
+    rows = [position[name] for name in found.effects.glue]
+    first = len(network.layers)
+    fitted = slice(first, first + len(rows))
+    value[rows, 0] += found.fit.coefficients[fitted] * found.float_s
+    spread[rows, 0] = found.fit.deviations[fitted] * found.float_s
+    return Cells.of(value, Provenance.CALIBRATED, uncertainty=spread)
+
+
+def _conversion_cells(network: Network, found: Calibration) -> Cells:
+    """(T, 2, 2): what a tensor costs that is written in the first format and read in the second."""
+    value, spread = np.zeros((2, len(network.tensors), 2, 2))
+    row = {tensor.name: i for i, tensor in enumerate(network.tensors)}
+    first = len(network.layers) + len(found.effects.glue)
+    for column, (tensor, target) in enumerate(found.effects.conversions, start=first):
+        written, read = (1, 0) if target is Format.INT8 else (0, 1)
+        value[row[tensor], written, read] = found.fit.coefficients[column] * found.float_s
+        spread[row[tensor], written, read] = found.fit.deviations[column] * found.float_s
+    return Cells.of(value, Provenance.CALIBRATED, uncertainty=spread)
+
+
+def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths]) -> CostTable:
+    """Write the measured columns out over `choices`: the same kernel, the same number.
+
+    Args:
+        table: what `measured_table` returned.
+        network: its network.
+        choices: what is asked for; what cannot run is not supported in the result.
+    """
+    known, held = formats_of(choices), table.formats
+    column = [table.choices.index(FLOAT32 if c.reads.is_float else INTEGER) for c in choices]
+    runs = np.array([[not not_deployable(layer, c) for c in choices] for layer in network.layers])
+    unary = np.where(runs, table.unary.value[:, column], np.inf)
+    code = [held.index(f) if f in held else -1 for f in known]
+    present = np.array(code) >= 0
+    both = present[:, None] & present[None, :]
+    conversion = np.where(both, table.conversion.value[:, code][:, :, code], np.inf)
+    conversion[:, range(len(known)), range(len(known))] = 0.0
+    return CostTable(
+        table.metric,
+        table.unit,
+        table.statistic,
+        table.network,
+        table.layers,
+        tuple(choices),
+        table.glue_names,
+        table.tensors,
+        Cells.of(
+            unary,
+            Provenance.MEASURED,
+            kernel=table.unary.kernel[:, column],
+            uncertainty=_known(table.unary)[:, column],
+        ),
+        Cells.of(
+            np.where(present, table.glue.value[:, code], np.inf),
+            Provenance.CALIBRATED,
+            uncertainty=_known(table.glue)[:, code],
+        ),
+        Cells.of(
+            conversion,
+            Provenance.CALIBRATED,
+            uncertainty=np.where(both, _known(table.conversion)[:, code][:, :, code], 0.0),
+        ),
+        table.constant,
+        table.source,
+        table.measurements,
+    )
+
+
+def _known(cells: Cells) -> FloatArray:
+    return np.full(cells.value.shape, np.nan) if cells.uncertainty is None else cells.uncertainty

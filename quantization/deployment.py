@@ -1,0 +1,62 @@
+"""What decides an exported file besides the policy, and what can be deployed at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.network import Layer
+from quantization.quantizer import Float32Array, WeightMethod
+
+DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What decides the exported file besides the policy.
+
+    Args:
+        weight_method: how weight ranges are chosen.
+        reduce_range: 8-bit weights use 7-bit values, because products of 8-bit activations and
+            weights saturate on x86 processors without VNNI.
+        pack: store weights below 8 bits as bit planes; without, as int8 (same execution, for
+            timing without the unpacking at load).
+        guard_float: keep float layers between integer ones from being re-quantized at load.
+    """
+
+    weight_method: WeightMethod = "mse"
+    reduce_range: bool = False
+    pack: bool = True
+    guard_float: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What brings the statistics of a quantized layer's output back: ``y' = gain * y + shift``.
+
+    Args:
+        gain: (channels,), folded into the weight scales and the bias.
+        shift: (channels,), folded into the bias; zero for a `MatMul`, which has none.
+    """
+
+    gain: Float32Array
+    shift: Float32Array
+
+
+Corrections = Mapping[str, Correction]
+
+
+def not_deployable(layer: Layer, bits: BitWidths) -> str:
+    """Say why ONNX Runtime's CPU provider cannot run `layer` at `bits` as asked; "" if it can."""
+    if bits == FLOAT32:
+        return ""
+    if bits.half or bits.weights == 16 or bits.activations == 16:
+        return "no 16-bit kernels on the CPU provider"
+    if bits.activations == 32:
+        return "weights-only quantization of this operator runs as float"
+    if bits.activations != 8:
+        return "no kernels for activations below 8 bits"
+    if layer.kind == "ConvTranspose":
+        return "no integer kernel for ConvTranspose"
+    if layer.bias_count not in (0, 1, layer.out_channels):
+        return "integer kernels take one bias per output channel, not one per row"
+    return ""

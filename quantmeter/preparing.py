@@ -1,0 +1,124 @@
+"""What every search stands on: priced choices, budgets, sensitivities and an accuracy oracle."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.units import SI_UNIT
+from quantization.bits import BitWidths
+from quantization.errors import BudgetError, DataError, QuantmeterError
+from quantization.policy import IndexArray, Policy, PolicyBatch
+from quantmeter.costs import Costs
+from quantmeter.workbench import Workbench
+from search.budgets import BudgetRequest
+from search.exact import solve
+from search.oracle import PostTrainingOracle
+from search.problem import Problem
+from search.searcher import Evaluate
+from search.sensitivity import Sensitivity, measure_sensitivity
+
+REWARDS = ("accuracy", "proxy")
+
+Progress = Callable[[float, str], None]
+
+
+def check_reward(reward: str) -> None:
+    """Raise unless `reward` is one of `REWARDS`.
+
+    Raises:
+        QuantmeterError: if it is not.
+    """
+    if reward not in REWARDS:
+        raise QuantmeterError(f"no reward {reward!r}; choose {' or '.join(REWARDS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything that a search needs, made once for any number of methods.
+
+    Args:
+        bench: network and data.
+        costs: what prices which metric.
+        problem: choices, tables, budgets and proxy loss (KL sensitivities).
+        sensitivity: of each layer at each choice.
+        oracle: accuracy on the search part.
+    """
+
+    bench: Workbench
+    costs: Costs
+    problem: Problem
+    sensitivity: Sensitivity
+    oracle: PostTrainingOracle
+
+    def evaluate(self, reward: str) -> Evaluate:
+        """Return what a searcher maximises: accuracy, or the negative proxy loss.
+
+        Raises:
+            QuantmeterError: for another reward.
+        """
+        check_reward(reward)
+        if reward == "proxy":
+            return lambda index: -self.problem.proxy_loss(index)
+        return lambda index: self.oracle.accuracy(self.batch(index))
+
+    def batch(self, index: IndexArray) -> PolicyBatch:
+        """Return policies (P, L) of the problem's choices as a batch."""
+        return PolicyBatch(self.bench.network.layer_names, self.problem.choices, index)
+
+    def policy(self, index: IndexArray) -> Policy:
+        """Return one policy, (L,)."""
+        return self.batch(index[None])[0]
+
+
+def prepare(
+    bench: Workbench,
+    costs: Costs,
+    budgets: Sequence[BudgetRequest],
+    choices: Sequence[BitWidths],
+    *,
+    ties: Sequence[Sequence[str]] = (),
+    progress: Progress = lambda _share, _what: None,
+) -> Prepared:
+    """Price the choices, resolve the budgets and measure sensitivities.
+
+    Args:
+        bench: network and data.
+        costs: what prices which metric.
+        budgets: at most one per metric.
+        choices: bit-widths; float32 is what relative budgets refer to and need not be among them.
+        ties: groups of layers that must get equal bits; they bind the problem only, since
+            sensitivities are those of single layers.
+        progress: called with the share done and what is being done.
+
+    Raises:
+        BackendError: if nothing prices a budgeted metric.
+        BudgetError: if a budget cannot be met; says what the minimum reachable is.
+        DataError: without data, or if the network does not classify.
+    """
+    network = bench.network
+    if not bench.classifies:
+        raise DataError("a search needs a network whose output is (N, classes)")
+    images, labels = bench.part("search")
+    for budget in budgets:
+        costs.model(budget.metric)
+    tables = costs.tables(network, tuple(choices))
+    for budget in budgets:
+        unit = tables[budget.metric].unit
+        if not budget.relative and unit is not SI_UNIT[budget.metric]:
+            raise BudgetError(
+                f"{budget} cannot be compared with a table in {unit.value}; "
+                f"give a fraction of float, such as {budget.metric.value}=0.7x"
+            )
+    limits = {
+        b.metric: b.resolve(costs.float_reference(network, b.metric) if b.relative else 0.0)
+        for b in budgets
+    }
+    shape = (len(network.layers), len(choices))
+    tied = network.tied(ties) if ties else network
+    flat = Problem(tied, tuple(choices), tables, limits, np.zeros(shape))
+    solve(flat)  # fails early, with the minimum reachable, if the budgets cannot be met
+    sensitivity = measure_sensitivity(bench.simulation, choices, images, labels, progress)
+    problem = Problem(tied, tuple(choices), tables, limits, sensitivity.kl)
+    oracle = PostTrainingOracle(bench.simulation, images, labels)
+    return Prepared(bench, costs, problem, sensitivity, oracle)

@@ -1,0 +1,181 @@
+"""What a search found, in figures, and the folder that it is written to."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from costmodels.units import Metric
+from quantization.errors import QuantmeterError
+from quantization.policy import IndexArray, Policy
+from quantmeter.files import require_folder
+from quantmeter.preparing import Prepared
+from search.budgets import BudgetRequest
+from search.exact import Solution
+from search.oracle import Interval
+from search.searcher import SearchResult, Trial
+
+POLICY, TRIALS, RESULT = "policy.json", "trials.jsonl", "result.json"
+"""The files of a run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One policy in figures, for people.
+
+    Args:
+        name: of the method or the policy.
+        policy: the bits.
+        loss: proxy loss.
+        gap: proxy loss over the exact optimum, less 1; None if the optimum is 0.
+        search_accuracy: on the search part, simulated.
+        test_accuracy: on the held-out part, simulated, with interval.
+        costs: in each metric, SI units; size is exact.
+        feasible: whether every budget is met.
+        log: figures of the method.
+    """
+
+    name: str
+    policy: Policy
+    loss: float
+    gap: float | None
+    search_accuracy: float
+    test_accuracy: Interval
+    costs: Mapping[Metric, float]
+    feasible: bool
+    log: Mapping[str, float | str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {
+            "name": self.name,
+            "policy": json.loads(self.policy.to_json()),
+            "proxy_loss": self.loss,
+            "gap": self.gap,
+            "search_accuracy": self.search_accuracy,
+            "test_accuracy": self.test_accuracy.share,
+            "test_accuracy_interval": [self.test_accuracy.low, self.test_accuracy.high],
+            "costs": {metric.value: cost for metric, cost in self.costs.items()},
+            "feasible": self.feasible,
+            "log": dict(self.log),
+        }
+
+
+def describe(
+    prepared: Prepared,
+    name: str,
+    index: IndexArray,
+    optimum: Solution,
+    log: Mapping[str, float | str] | None = None,
+) -> Found:
+    """Score one policy, (L,), on everything that is reported; reads the test part once."""
+    bench, problem = prepared.bench, prepared.problem
+    policy = prepared.policy(index)
+    loss = float(problem.proxy_loss(index[None])[0])
+    images, labels = bench.part("test")
+    expected = bench.float_labels if labels is None else labels
+    logits = bench.simulation.logits(policy, images, bench.corrections(policy))
+    right = int((logits.argmax(1) == expected).sum())
+    batch = prepared.batch(index[None])
+    priced = {
+        m: float(model.total(bench.network, batch, m)[0])
+        for m, model in prepared.costs.models.items()
+    }
+    return Found(
+        name,
+        policy,
+        loss,
+        loss / optimum.loss - 1.0 if optimum.loss > 0 else None,
+        prepared.oracle.score(policy),
+        Interval.wilson(right, len(images)),
+        priced,
+        bool(problem.feasible(index[None])[0]),
+        log or {},
+    )
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder of a run before anything slow is done; never write over an earlier run.
+
+    Raises:
+        QuantmeterError: if it cannot be written to, or holds a search.
+    """
+    require_folder(path)
+    held = [
+        n for n in (POLICY, TRIALS, RESULT) if (path / n).exists() and (path / n).stat().st_size
+    ]
+    if held:
+        raise QuantmeterError(f"{path} holds a search already ({held[0]}); give another --out")
+    return path
+
+
+def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]:
+    """Return a function that appends each trial to `stream` as one JSON line, at once."""
+    names = prepared.bench.network.layer_names
+    choices = prepared.problem.choices
+
+    def write(trial: Trial) -> None:
+        bits = {n: str(choices[int(i)]) for n, i in zip(names, trial.index, strict=True)}
+        content = {
+            "origin": trial.origin,
+            "score": trial.score,
+            "proxy_loss": trial.loss,
+            "costs": {m.value: c for m, c in trial.costs.items()},
+            "layers": bits,
+        }
+        stream.write(json.dumps(content) + "\n")
+        stream.flush()
+
+    return write
+
+
+def summarize(
+    prepared: Prepared,
+    requests: Sequence[BudgetRequest],
+    result: SearchResult,
+    found: Found,
+    optimum: Solution,
+    reward: str,
+) -> dict[str, Any]:
+    """Return what ``result.json`` holds, as JSON values."""
+    problem, bench = prepared.problem, prepared.bench
+    assert bench.split is not None
+    return {
+        "version": 1,
+        "network": bench.network.digest,
+        "best": found.to_dict(),
+        "reward": reward,
+        "evaluations": result.evaluations,
+        "budgets": {
+            r.metric.value: {
+                "asked": str(r),
+                "limit": problem.budgets[r.metric],
+                "unit": problem.tables[r.metric].unit.value,
+            }
+            for r in requests
+        },
+        "float": {
+            m.value: prepared.costs.float_reference(bench.network, m) for m in problem.tables
+        },
+        "certificate": {
+            "proxy_optimum": optimum.loss,
+            "proven": optimum.proven,
+            "gap": found.gap,
+            "policy": json.loads(prepared.policy(optimum.index).to_json()),
+        },
+        "sensitivity": {
+            name: {
+                str(bits): {"kl": float(kl), "accuracy_drop": float(drop)}
+                for bits, kl, drop in zip(
+                    problem.choices,
+                    prepared.sensitivity.kl[i],
+                    prepared.sensitivity.drop[i],
+                    strict=True,
+                )
+            }
+            for i, name in enumerate(bench.network.layer_names)
+        },
+        "split": bench.split.to_dict(),
+        "cost_sources": {m.value: dict(t.source) for m, t in problem.tables.items()},
+    }

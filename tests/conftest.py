@@ -1,0 +1,58 @@
+"""Networks and images that many tests share; each is made once per session."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from quantization.reading import read_network
+from tests import networks
+from tests.networks import Subject
+
+torch.set_num_threads(1)
+onnxruntime.set_default_logger_severity(4)
+
+
+@pytest.fixture(scope="session")
+def small() -> Subject:
+    """A small MobileNetV2-like network."""
+    return networks.subject(networks.small_mobilenet(), 200)
+
+
+@pytest.fixture(scope="session")
+def branching() -> Subject:
+    """A small network with every integer glue operator."""
+    return networks.subject(networks.branching(), 200)
+
+
+@pytest.fixture(scope="session")
+def attention() -> Subject:
+    """A small network with an attention head."""
+    return networks.subject(networks.attention(), 200)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Subject:
+    """The shipped network of the reference task with all its unseen images."""
+    pytest.importorskip("sklearn")
+    from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
+
+    task = load_digits_task()
+    network = read_network(SHIPPED_MODEL)
+    return Subject(network, task.train_images[:256], task.unseen_images, task.unseen_labels)
+
+
+@pytest.fixture(scope="session")
+def mobilenet_model() -> onnx.ModelProto:
+    """MobileNetV2 for 224x224 images, with random weights."""
+    pytest.importorskip("onnxscript")
+    from benchmarks.networks import build
+
+    return build("mobilenet_v2")
+
+
+@pytest.fixture(scope="session")
+def mobilenet(mobilenet_model: onnx.ModelProto) -> Subject:
+    """MobileNetV2 at 224x224 with four images to calibrate and four to compare on."""
+    made = networks.subject(read_network(mobilenet_model), 4)
+    return Subject(made.network, made.calibration[:4], made.images)

@@ -1,0 +1,252 @@
+"""Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from costmodels.errors import BackendError, UnsupportedChoiceError
+from costmodels.model import BackendContext
+from costmodels.pricing import total
+from costmodels.sketch import Sketch, example_network
+from costmodels.table import CostTable
+from costmodels.units import Metric
+from hil.live import OrtLive, create
+from hil.ort import (
+    Runner,
+    load_session,
+    one_feed,
+    optimized_graph,
+    random_inputs,
+    recorded_options,
+    session_options,
+)
+from quantization.bits import FLOAT32, BitWidths, parse_choices
+from quantization.errors import DataError, ModelError, PolicyError
+from quantization.network import Network
+from quantization.policy import Policy, PolicyBatch
+
+CHOICES = parse_choices("w2a8,w3a8,w8a8,w32a32,w4a4,fp16,w16a16,w4a32")
+SECONDS = 3.0
+
+
+def _small() -> Network:
+    sketch = Sketch()
+    stem = sketch.node("Relu", sketch.conv(sketch.input((1, 3, 16, 16)), 8, kernel=3, name="stem"))
+    depthwise = sketch.conv(stem, 8, kernel=3, groups=8, name="depthwise")
+    return sketch.network(sketch.conv(sketch.node("Relu", depthwise), 16, name="point"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return _small()
+
+
+@pytest.fixture(scope="module")
+def live() -> OrtLive:
+    return OrtLive(BackendContext(seconds=SECONDS))
+
+
+@pytest.fixture(scope="module")
+def table(live: OrtLive, network: Network) -> CostTable:
+    return live.table(network, CHOICES, Metric.LATENCY)
+
+
+def test_a_runner_answers_what_the_model_computes_on_fixed_and_on_other_inputs(
+    network: Network,
+) -> None:
+    images = random_inputs(network, 2)
+    model = network.model.SerializeToString()
+    runner = Runner(model, 1, one_feed(network, images))
+    first, again = runner()[0], runner()[0]
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (1, 16, 16, 16)
+    name = network.input_names[0]
+    np.testing.assert_array_equal(runner.run({name: images[:1]})[0], first)
+    assert not np.allclose(runner.run({name: images[1:]})[0], first)
+
+
+def test_sessions_have_the_threads_that_were_asked_for_and_default_optimization() -> None:
+    import onnxruntime as ort
+
+    options = session_options(2)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+    assert options.graph_optimization_level == ort.SessionOptions().graph_optimization_level
+    assert options.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL
+    assert recorded_options(2)["threads"] == 2
+
+
+def test_random_inputs_follow_the_seed_and_are_float32(network: Network) -> None:
+    inputs = random_inputs(network, 3, seed=1)
+    assert inputs.shape == (3, 3, 16, 16)
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, random_inputs(network, 3, seed=1))
+    assert not np.array_equal(inputs, random_inputs(network, 3, seed=2))
+
+
+def test_a_feed_fills_the_networks_batch_with_repetitions() -> None:
+    sketch = Sketch()
+    network = sketch.network(sketch.conv(sketch.input((4, 3, 5, 5)), 2, name="only"))
+    images = np.random.default_rng(0).standard_normal((3, 3, 5, 5)).astype(np.float32)
+    feed = one_feed(network, images)["x"]
+    assert feed.shape == (4, 3, 5, 5)
+    np.testing.assert_array_equal(feed[:3], images)
+    np.testing.assert_array_equal(feed[3], images[0])
+
+
+def test_the_optimized_graph_holds_fused_nodes(network: Network) -> None:
+    kinds = {node.op_type for node in optimized_graph(network.model.SerializeToString()).node}
+    assert kinds & {"Conv", "FusedConv"}
+    assert "Relu" not in kinds
+
+
+def test_a_model_that_the_runtime_refuses_is_an_error_of_ours() -> None:
+    node = helper.make_node("NoSuchOperator", ["x"], ["y"])
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_session(model.SerializeToString(), session_options(1))
+    assert isinstance(model, onnx.ModelProto)
+
+
+def test_choices_that_execute_the_same_kernel_have_the_same_number(table: CostTable) -> None:
+    eight = table.choices.index(BitWidths(8, 8))
+    for bits in (BitWidths(2, 8), BitWidths(3, 8)):
+        column = table.choices.index(bits)
+        np.testing.assert_array_equal(table.unary.value[:, column], table.unary.value[:, eight])
+        np.testing.assert_array_equal(table.unary.kernel[:, column], table.unary.kernel[:, eight])
+
+
+def test_kernels_in_the_table_are_those_of_the_optimized_graph(table: CostTable) -> None:
+    kernels = {str(c): set(table.unary.kernel[:, k]) for k, c in enumerate(table.choices)}
+    assert kernels["w8a8"] == {"QLinearConv"}
+    assert kernels["w32a32"] <= {"Conv", "FusedConv"}
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "fp16", "w16a16", "w4a32"])
+def test_what_the_runtime_cannot_run_is_masked(table: CostTable, bits: str) -> None:
+    column = table.choices.index(BitWidths.parse(bits))
+    assert not table.supported[:, column].any()
+    assert set(table.unary.kernel[:, column]) == {""}
+
+
+def test_no_layer_is_free(table: CostTable) -> None:
+    assert (table.unary.value[table.supported] > 0).all()
+
+
+def test_the_float_column_and_float_glue_add_up_to_the_float_network(
+    live: OrtLive, network: Network, table: CostTable
+) -> None:
+    [cost] = total(table, network, PolicyBatch.of(network, [Policy({})]))
+    timed = [np.percentile(m["float"]["samples_s"], 10) for m in table.measurements]
+    assert cost == pytest.approx(np.median(timed), rel=1e-9)
+
+
+def test_the_table_keeps_uncertainties_and_raw_samples(table: CostTable) -> None:
+    for cells in (table.unary, table.glue, table.conversion):
+        assert cells.uncertainty is not None
+        assert (cells.uncertainty[cells.supported] >= 0).all()
+        assert cells.uncertainty[cells.supported].any()
+    assert len(table.measurements) == table.source["policies"] >= 24
+    assert all(len(m["policy"]["samples_s"]) == 15 for m in table.measurements)
+
+
+def test_the_table_says_who_measured_how_and_how_well(table: CostTable) -> None:
+    source = table.source
+    assert source["backend"] == "ort"
+    assert source["device"]["runtime"] == "onnxruntime"
+    assert source["runtime"]["threads"] == 1
+    assert source["inputs"] == "random"
+    assert source["held_out_policies"] >= 3
+    assert math.isfinite(source["held_out_mean_absolute_error"])
+    assert table.statistic == "p10"
+
+
+def test_a_network_is_calibrated_once(live: OrtLive, network: Network, table: CostTable) -> None:
+    fewer = live.table(network, parse_choices("w32a32,w2a8"), Metric.LATENCY)
+    restricted = table.restrict(parse_choices("w32a32,w2a8"))
+    np.testing.assert_array_equal(fewer.unary.value, restricted.unary.value)
+    np.testing.assert_array_equal(fewer.conversion.value, restricted.conversion.value)
+
+
+def test_the_total_of_a_policy_is_remembered_for_all_widths_of_one_kernel(
+    live: OrtLive, network: Network
+) -> None:
+    policies = [
+        Policy({"stem": BitWidths(8, 8)}),
+        Policy({"stem": BitWidths(8, 8)}),
+        Policy({"stem": BitWidths(2, 8)}),
+        Policy({}),
+    ]
+    first, again, two, floats = live.total(
+        network, PolicyBatch.of(network, policies), Metric.LATENCY
+    )
+    assert first == again == two
+    assert 0 < first < 1
+    [later] = live.total(network, PolicyBatch.of(network, [Policy({})]), Metric.LATENCY)
+    assert later == floats
+
+
+def test_a_fresh_backend_gives_the_float_network_one_time_whatever_is_asked_first(
+    network: Network,
+) -> None:
+    fresh = OrtLive(BackendContext())
+    batch = PolicyBatch.of(network, [Policy({}), Policy({"stem": BitWidths(8, 8)}), Policy({})])
+    first, _, again = fresh.total(network, batch, Metric.LATENCY)
+    assert first == again
+
+
+def test_unsupported_bits_are_an_error_that_names_layer_and_reason(
+    live: OrtLive, network: Network
+) -> None:
+    batch = PolicyBatch.of(network, [Policy({"point": BitWidths(4, 4)})])
+    with pytest.raises(UnsupportedChoiceError, match=r"'point' at w4a4: no kernels .* below 8"):
+        live.total(network, batch, Metric.LATENCY)
+
+
+def test_policies_of_another_network_are_an_error(live: OrtLive, network: Network) -> None:
+    other = example_network()
+    batch = PolicyBatch.of(other, [Policy.uniform(other, FLOAT32)])
+    with pytest.raises(PolicyError, match="no layer"):
+        live.total(network, batch, Metric.LATENCY)
+
+
+@pytest.mark.parametrize("metric", [Metric.ENERGY, Metric.SIZE])
+def test_only_latency_is_measured(live: OrtLive, network: Network, metric: Metric) -> None:
+    with pytest.raises(BackendError, match=f"measures latency, not {metric.value}"):
+        live.table(network, CHOICES, metric)
+    with pytest.raises(BackendError, match=metric.value):
+        live.total(network, PolicyBatch.of(network, [Policy({})]), metric)
+
+
+def test_too_little_time_is_an_error(network: Network) -> None:
+    with pytest.raises(BackendError, match="give more time"):
+        OrtLive(BackendContext(seconds=1e-6)).table(network, CHOICES, Metric.LATENCY)
+
+
+def test_real_inputs_give_the_ranges_and_must_fit(network: Network) -> None:
+    images = np.random.default_rng(0).uniform(0, 9, (12, 3, 16, 16)).astype(np.float32)
+    given = OrtLive(BackendContext(seconds=2, inputs=images))
+    batch = PolicyBatch.of(network, [Policy({"stem": BitWidths(8, 8)})])
+    assert given.total(network, batch, Metric.LATENCY)[0] > 0
+    wrong = OrtLive(BackendContext(seconds=2, inputs=images[:, :1]))
+    with pytest.raises(DataError, match="shape"):
+        wrong.total(network, batch, Metric.LATENCY)
+
+
+def test_a_network_of_two_inputs_is_an_error() -> None:
+    sketch = Sketch()
+    left, right = sketch.input((1, 4, 5, 5)), sketch.input((1, 4, 5, 5))
+    network = sketch.network(sketch.conv(sketch.node("Add", left, right), 4, name="only"))
+    batch = PolicyBatch.of(network, [Policy({})])
+    with pytest.raises(DataError, match="one input"):
+        OrtLive(BackendContext()).total(network, batch, Metric.LATENCY)
+
+
+def test_the_backend_takes_no_argument() -> None:
+    with pytest.raises(BackendError, match="takes no argument, not 'x'"):
+        create("x", BackendContext())
+    assert create("", BackendContext()).name == "ort"

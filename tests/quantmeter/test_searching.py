@@ -1,0 +1,263 @@
+"""The second verb, on the digits network with few images and an analytical latency."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from costmodels.errors import BackendError, UnsupportedChoiceError
+from costmodels.model import BackendContext
+from costmodels.pricing import total
+from costmodels.registry import backend
+from costmodels.table import CostTable
+from costmodels.units import Metric, Unit
+from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, parse_choices
+from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
+from quantization.policy import Policy, PolicyBatch
+from quantmeter.costs import parse_costs
+from quantmeter.data import Data
+from quantmeter.searching import METHODS, SearchReport, search
+from quantmeter.workbench import Workbench, open_workbench
+from tests.networks import Subject
+
+BUDGETS = ("latency=0.7x", "size=90kB")
+EPISODES = 12
+
+
+@pytest.fixture(scope="module")
+def data(digits: Subject) -> Data:
+    return Data(digits.images[:60], digits.labels[:60])
+
+
+@pytest.fixture(scope="module")
+def run(digits: Subject, data: Data, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """Searches by method, each done once; the run folder goes by the method's name."""
+    home = tmp_path_factory.mktemp("runs")
+    known: dict[str, SearchReport] = {}
+
+    def report(method: str) -> tuple[SearchReport, Path]:
+        if method not in known:
+            known[method] = search(
+                digits.network,
+                data,
+                cost=["analytical:haq"],
+                budgets=BUDGETS,
+                method=method,
+                episodes=EPISODES,
+                choices=parse_choices("w2a8,w4a8,w8a8,w32a32"),
+                out=home / method,
+            )
+        return known[method], home / method
+
+    return report
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_respects_the_budgets(method: str, run, digits: Subject) -> None:  # type: ignore[no-untyped-def]
+    report, _ = run(method)
+    costs = parse_costs(["analytical:haq"], BackendContext())
+    network = digits.network
+    [latency] = costs.total(network, [report.policy], Metric.LATENCY)
+    assert latency <= 0.7 * costs.float_total(network, Metric.LATENCY) * (1 + 1e-9)
+    [size] = costs.total(network, [report.policy], Metric.SIZE)
+    assert size <= 90_000
+    assert report.found.feasible
+    assert report.found.costs[Metric.SIZE] == size
+    assert report.result.evaluations <= EPISODES
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_run_folder_holds_what_was_found(method: str, run, digits: Subject) -> None:  # type: ignore[no-untyped-def]
+    report, folder = run(method)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "policy.json",
+        "result.json",
+        "trials.jsonl",
+    ]
+    policy = Policy.read(folder / "policy.json")
+    policy.check(digits.network)
+    assert dict(policy.layers) == dict(report.policy.layers)
+    result = json.loads((folder / "result.json").read_text())
+    assert result == json.loads(json.dumps(report.summary))
+    assert result["best"]["policy"] == json.loads((folder / "policy.json").read_text())
+    assert result["network"] == digits.network.digest
+    assert set(result["budgets"]) == {"latency", "size"}
+    trials = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert len(trials) == result["evaluations"]
+    best = max(trials, key=lambda trial: trial["score"])
+    assert result["best"]["search_accuracy"] == best["score"]
+    assert {n: str(b) for n, b in policy.layers.items()} in [t["layers"] for t in trials]
+    for trial in trials:
+        assert trial["costs"]["size"] <= 90_000 * (1 + 1e-9)
+        assert trial["costs"]["latency"] <= result["budgets"]["latency"]["limit"] * (1 + 1e-9)
+
+
+def test_no_method_beats_the_exact_optimum_of_the_proxy_loss(run) -> None:  # type: ignore[no-untyped-def]
+    reports = [run(method)[0] for method in METHODS]
+    assert len({report.optimum.loss for report in reports}) == 1
+    for report in reports:
+        assert report.found.loss >= report.optimum.loss * (1 - 1e-9)
+    exact = run("exact")[0]
+    assert exact.found.gap == pytest.approx(0, abs=1e-9)
+    assert exact.summary["certificate"]["proven"] is True
+
+
+@pytest.mark.parametrize("method", ["reinforce", "random"])
+def test_the_same_seed_finds_the_same_policy(
+    method: str,
+    digits: Subject,
+    data: Data,
+    run,  # type: ignore[no-untyped-def]
+) -> None:
+    first, _ = run(method)
+    again = search(
+        digits.network,
+        data,
+        cost=["analytical:haq"],
+        budgets=BUDGETS,
+        method=method,
+        episodes=EPISODES,
+        choices=parse_choices("w2a8,w4a8,w8a8,w32a32"),
+    )
+    assert again.policy == first.policy
+    assert [t.index.tolist() for t in again.result.trials] == [
+        t.index.tolist() for t in first.result.trials
+    ]
+    assert again.summary["split"] == first.summary["split"]
+
+
+@pytest.fixture(scope="module")
+def small_data(data: Data) -> Data:
+    assert data.y is not None
+    return Data(data.x[:20], data.y[:20])
+
+
+def _quick(digits: Subject, data: Data, **given: object) -> SearchReport:
+    options = {"method": "exact", "choices": parse_choices("w4a8,w8a8,w32a32"), **given}
+    return search(digits.network, data, **options)  # type: ignore[arg-type]
+
+
+def _table(digits: Subject, **changes: object) -> CostTable:
+    table = backend("analytical:haq").table(digits.network, DEFAULT_CHOICES, Metric.LATENCY)
+    return replace(table, **changes)  # type: ignore[arg-type]
+
+
+def test_a_relative_latency_refers_to_float_in_the_table(
+    digits: Subject, small_data: Data, tmp_path: Path
+) -> None:
+    table = _table(digits, constant=1.0)
+    (tmp_path / "t.json").write_text(table.to_json())
+    report = _quick(
+        digits, small_data, cost=[f"table:{tmp_path / 't.json'}"], budgets=["latency=0.9999999x"]
+    )
+    floats = PolicyBatch.of(digits.network, [Policy.uniform(digits.network, FLOAT32)])
+    [base] = total(table, digits.network, floats)
+    budget = report.summary["budgets"]["latency"]
+    assert budget["limit"] == pytest.approx(0.9999999 * base, rel=1e-12)
+    assert budget["unit"] == "s"
+    assert report.summary["float"]["latency"] == pytest.approx(base, rel=1e-12)
+
+
+def test_without_a_budget_nothing_needs_to_be_lost(digits: Subject, small_data: Data) -> None:
+    report = _quick(digits, small_data)
+    assert {report.policy[name] for name in digits.network.layer_names} == {FLOAT32}
+    assert report.found.loss == 0
+    assert report.found.gap is None
+
+
+def test_without_labels_accuracy_is_agreement(digits: Subject, small_data: Data) -> None:
+    report = _quick(digits, Data(small_data.x, None))
+    assert report.found.search_accuracy == 1.0
+    assert report.found.test_accuracy.share == 1.0
+
+
+def test_tied_layers_get_equal_bits(digits: Subject, small_data: Data) -> None:
+    names = digits.network.layer_names
+    tie = (names[2], names[-1], names[5])
+    report = _quick(digits, small_data, budgets=["size=170kB"], ties=[tie])
+    assert len({report.policy[name] for name in tie}) == 1
+    with pytest.raises(PolicyError, match="no layer 'nothere'"):
+        _quick(digits, small_data, ties=[("nothere", names[0])])
+
+
+def test_choices_that_cannot_run_are_never_chosen(digits: Subject, small_data: Data) -> None:
+    choices = parse_choices("w4a4,w8a8,fp16,w32a32,w16a16")
+    report = _quick(digits, small_data, budgets=["size=300kB"], choices=choices)
+    chosen = {report.policy[name] for name in digits.network.layer_names}
+    assert chosen <= {BitWidths(8, 8), FLOAT32}
+    assert BitWidths(8, 8) in chosen
+
+
+def test_the_minimum_reachable_is_named_where_a_budget_is_not(
+    digits: Subject, small_data: Data
+) -> None:
+    with pytest.raises(BudgetError, match=r"size.*(minimum|lowest|least|at best)") as caught:
+        _quick(digits, small_data, budgets=["size=10kB"])
+    assert "kB" in str(caught.value)
+    with pytest.raises(BudgetError, match="latency"):
+        _quick(digits, small_data, cost=["analytical:haq"], budgets=["latency=0.0001x"])
+
+
+def test_a_table_in_cycles_takes_no_budget_in_seconds(
+    digits: Subject, small_data: Data, tmp_path: Path
+) -> None:
+    (tmp_path / "t.json").write_text(_table(digits, unit=Unit.CYCLES).to_json())
+    cost = [f"table:{tmp_path / 't.json'}"]
+    with pytest.raises(BudgetError, match=r"cannot be compared with a table in cycles"):
+        _quick(digits, small_data, cost=cost, budgets=["latency=8ms"])
+    report = _quick(digits, small_data, cost=cost, budgets=["latency=0.8x"])
+    assert report.summary["budgets"]["latency"]["unit"] == "cycles"
+
+
+def test_a_budget_that_nothing_prices_is_an_error(digits: Subject, small_data: Data) -> None:
+    with pytest.raises(BackendError, match="nothing prices latency"):
+        _quick(digits, small_data, budgets=["latency=0.5x"])
+
+
+def test_no_choice_left_is_an_error(digits: Subject, small_data: Data) -> None:
+    with pytest.raises(UnsupportedChoiceError, match="no choice is supported"):
+        _quick(digits, small_data, choices=parse_choices("w4a4,fp16"))
+
+
+def test_a_run_is_never_written_over_and_an_empty_folder_is_used(
+    digits: Subject, small_data: Data, tmp_path: Path
+) -> None:
+    _quick(digits, small_data, out=tmp_path)
+    before = (tmp_path / "result.json").read_text()
+    with pytest.raises(QuantmeterError, match="holds a search already"):
+        _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
+    assert (tmp_path / "result.json").read_text() == before
+
+
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    digits: Subject, small_data: Data, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(QuantmeterError, match=r"no method 'reinforced'.*did you mean 'reinforce'"):
+        _quick(digits, small_data, method="reinforced", out=out)
+    with pytest.raises(BudgetError, match="is no budget"):
+        _quick(digits, small_data, budgets=["size"], out=out)
+    with pytest.raises(QuantmeterError, match="no reward 'luck'"):
+        _quick(digits, small_data, reward="luck", out=out)
+    with pytest.raises(DataError, match="no such file"):
+        search(digits.network, tmp_path / "absent.npz", out=out)
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_the_summary_holds_sensitivities_of_every_layer_and_choice(run, digits: Subject) -> None:  # type: ignore[no-untyped-def]
+    report, _ = run("exact")
+    found = report.summary["sensitivity"]
+    assert list(found) == list(digits.network.layer_names)
+    for entry in found.values():
+        assert list(entry) == ["w2a8", "w4a8", "w8a8", "w32a32"]
+        assert entry["w32a32"] == {"kl": 0.0, "accuracy_drop": 0.0}
+        assert all(np.isfinite(v) for cell in entry.values() for v in cell.values())
+
+
+def test_a_workbench_is_what_a_search_stands_on(digits: Subject, data: Data) -> None:
+    bench = open_workbench(digits.network, data)
+    assert isinstance(bench, Workbench)
+    assert bench.split is not None
+    assert len(bench.split.test) > len(bench.split.ranges)

@@ -1,0 +1,26 @@
+"""Every benchmark runs in its quick mode; figures are for people, so none is asserted here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("episodes.py", r"update +[\d.]+ ms"),
+        ("train_digits.py", r"[\d.]+ ?%"),
+    ],
+)
+def test_the_benchmark_runs_in_quick_mode_and_prints_its_figures(
+    script: str, expected: str
+) -> None:
+    command = [sys.executable, f"benchmarks/{script}", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(expected, done.stdout), done.stdout
