@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/quantmeter demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: $(READY)
 	$(BIN)/ruff format --check .

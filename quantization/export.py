@@ -171,8 +171,12 @@ class Exporter:
 
     @property
     def largest_overhead_bytes(self) -> int:
-        """The most that a file has besides its fragments."""
-        longest = 2**31 - 1  # bytes that protobuf can hold
+        """The most that a file has besides its fragments.
+
+        The length prefix is that of twice the float graph and 2 KB per node, more than any policy
+        adds: mostly the prefix of every policy.
+        """
+        longest = 2 * self.size_bytes(Policy({})) + 2048 * len(self._nodes)
         return len(self._header[True]) + len(graph_length_prefix(longest)) + len(self._frame)
 
     def is_packed(self, bits: BitWidths) -> bool:

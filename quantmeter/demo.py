@@ -36,7 +36,8 @@ LATENCY_BUDGET = 0.7
 EQUAL_SIZE = BitWidths(3, 8)
 """The size budget is the size of this uniform policy: what would uniform quantization give up?"""
 
-_ATTEMPTS = 3
+_ATTEMPTS = 4
+"""The first search, and at most three more on a tightened table."""
 _PROXY_EPISODES = 600
 
 
@@ -75,7 +76,7 @@ class DemoOptions:
     """
 
     seconds: float = 30.0
-    episodes: int = 150
+    episodes: int = 100
     blocks: int = 30
     seed: int = 0
 

@@ -3,13 +3,10 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from costmodels.units import Metric
-from quantization.errors import QuantmeterError
 from quantization.policy import IndexArray, Policy
-from quantmeter.files import require_folder
 from quantmeter.preparing import Prepared
 from search.budgets import BudgetRequest
 from search.exact import Solution
@@ -93,21 +90,6 @@ def describe(
         bool(problem.feasible(index[None])[0]),
         log or {},
     )
-
-
-def new_folder(path: Path) -> Path:
-    """Make the folder of a run before anything slow is done; never write over an earlier run.
-
-    Raises:
-        QuantmeterError: if it cannot be written to, or holds a search.
-    """
-    require_folder(path)
-    held = [
-        n for n in (POLICY, TRIALS, RESULT) if (path / n).exists() and (path / n).stat().st_size
-    ]
-    if held:
-        raise QuantmeterError(f"{path} holds a search already ({held[0]}); give another --out")
-    return path
 
 
 def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]:

@@ -13,6 +13,7 @@ from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
+from quantmeter.files import require_folder
 from quantmeter.preparing import REWARDS, Prepared, Progress, check_reward, prepare
 from quantmeter.runs import (
     POLICY,
@@ -20,7 +21,6 @@ from quantmeter.runs import (
     TRIALS,
     Found,
     describe,
-    new_folder,
     summarize,
     trial_writer,
 )
@@ -179,7 +179,9 @@ def search(
         threads=threads, seconds=seconds, seed=seed, inputs=bench.range_inputs, progress=progress
     )
     costs = parse_costs(cost, context)
-    folder = None if out is None else new_folder(Path(out))
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        require_folder(folder)  # says at once that it cannot be written to
     prepared = prepare(bench, costs, requests, choices, ties=ties, progress=progress)
     optimum = solve(prepared.problem)
     stream: IO[str] | None = None

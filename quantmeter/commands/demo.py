@@ -1,6 +1,10 @@
 """``quantmeter demo``: the main job, end to end, on a real network and real images."""
 
 import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.quick:
         options = DemoOptions(seconds=6, episodes=20, blocks=6, seed=arguments.seed)
     out = Path(arguments.out)
-    result = run_demo(options, out, progress_bar)
+    result = run_demo(options, out, progress_bar if sys.stderr.isatty() else _announce)
     if arguments.json:
         print_json(to_dict(result))
     else:
@@ -47,6 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         console().print(str(exceeded(result)))
         return 1
     return 0
+
+
+@contextmanager
+def _announce(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Say which stage runs, where no progress bar can be drawn, and how long it took."""
+    started = time.perf_counter()
+    yield lambda _share, _what: None
+    print(f"{title}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def _print(result: "DemoResult", screen: "Console", out: Path) -> None:

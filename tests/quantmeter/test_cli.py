@@ -294,7 +294,6 @@ BAD = {
         "export M POLICY.json --out /proc/none/q.onnx",
         "cannot write to /proc/none",
     ),
-    "run that exists": ("search S2 --out RUN", "RUN holds a search already"),
     "network of two inputs": ("calibrate two.onnx --time 1s --out t.json", "one input"),
     "file nested too deeply": ("bench M deep.json", "nested too deeply"),
     "labels for no classifier": ("bench dense.onnx float.json --data DATA.npz", "without y"),

@@ -221,14 +221,16 @@ def test_no_choice_left_is_an_error(digits: Subject, small_data: Data) -> None:
         _quick(digits, small_data, choices=parse_choices("w4a4,fp16"))
 
 
-def test_a_run_is_never_written_over_and_an_empty_folder_is_used(
+def test_a_second_search_into_the_same_folder_replaces_every_file_of_the_first(
     digits: Subject, small_data: Data, tmp_path: Path
 ) -> None:
     _quick(digits, small_data, out=tmp_path)
-    before = (tmp_path / "result.json").read_text()
-    with pytest.raises(QuantmeterError, match="holds a search already"):
-        _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
-    assert (tmp_path / "result.json").read_text() == before
+    second = _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
+    assert Policy.read(tmp_path / "policy.json") == second.policy
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["budgets"]["size"]["limit"] == 170_000
+    trials = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert len(trials) == second.result.evaluations
 
 
 def test_wrong_arguments_are_refused_before_anything_is_written(
