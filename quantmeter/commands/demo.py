@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = DemoOptions(seed=arguments.seed)
     if arguments.quick:
-        options = DemoOptions(seconds=6, episodes=20, blocks=6, seed=arguments.seed)
+        options = DemoOptions(seconds=6, episodes=10, blocks=6, seed=arguments.seed)
     out = Path(arguments.out)
     result = run_demo(options, out, progress_bar if sys.stderr.isatty() else _announce)
     if arguments.json:
