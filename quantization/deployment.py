@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer
 from quantization.quantizer import Float32Array, WeightMethod
 
+_POLICY_OPTIONS = frozenset({"accuracy_level"})
 DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
 
 
@@ -43,6 +45,24 @@ class Correction:
 
 
 Corrections = Mapping[str, Correction]
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raise unless every execution option of a policy is known.
+
+    ``accuracy_level`` belongs to weights-only matrix products, which are not deployed yet: it is
+    accepted and decides nothing.
+
+    Raises:
+        PolicyError: names the option and close matches.
+    """
+    for name in options:
+        if name not in _POLICY_OPTIONS:
+            known = ", ".join(sorted(_POLICY_OPTIONS))
+            raise PolicyError(
+                f"the policy's option {name!r} is not known"
+                f"{did_you_mean(name, _POLICY_OPTIONS)}; known: {known}"
+            )
 
 
 def not_deployable(layer: Layer, bits: BitWidths) -> str:

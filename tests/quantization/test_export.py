@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from costmodels.sketch import example_network
 from hil.ort import Runner, optimized_graph
 from quantization.bits import FLOAT32, BitWidths
 from quantization.errors import DataError, ModelError, PolicyError
@@ -510,3 +511,11 @@ def test_the_bytes_of_parts_add_up(small: Subject) -> None:
     assert layer < 0
     assert grown - layer < 2500  # conversions and the unpacking function
     assert exporter.largest_overhead_bytes < 2500
+
+
+def test_an_option_that_is_not_known_is_refused_with_close_matches() -> None:
+    network = example_network()
+    exporter = Exporter(network, made_up_ranges(network))
+    assert exporter.build(Policy({}, {"accuracy_level": 4})) == exporter.build(Policy({}))
+    with pytest.raises(PolicyError, match=r"'accuracy_levl'.*did you mean 'accuracy_level'"):
+        exporter.build(Policy({}, {"accuracy_levl": 4}))
