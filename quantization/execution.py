@@ -1,0 +1,237 @@
+"""The arithmetic of an exported file, in torch: one node of one policy at a time.
+
+A tensor that is written as integers is kept as integers less its zero point, in float32, where
+sums of products are exact below 2^24. An integer layer adds its int32 bias, multiplies by one
+factor per channel, rounds half to even and saturates, as the runtime's kernel does. So integers
+differ from the file's only where float arithmetic between them (glue, float layers) falls on the
+other side of a tie.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.export import Corrections, Exporter
+from quantization.formats import Formats, formats
+from quantization.network import Glue, Layer
+from quantization.passes import initializer_arrays
+from quantization.policy import Policy
+from quantization.quantizer import AffineGrid, Float32Array, quantize_bias
+from quantization.torch_operators import (
+    Attributes,
+    attributes,
+    constant,
+    convolve,
+    operator,
+    product,
+)
+
+Values = dict[str, torch.Tensor]
+"""What is kept of each tensor that somebody still reads: integers less zero point, or reals."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is executed.
+
+    Args:
+        policy: the bits; any widths, deployable or not.
+        formats: of every tensor and glue operator, derived from the policy.
+        corrections: of each corrected layer.
+    """
+
+    policy: Policy
+    formats: Formats
+    corrections: Corrections
+
+
+class Executor:
+    """Executes the nodes of one network under any policy.
+
+    Args:
+        exporter: holds network, ranges and quantized weights.
+    """
+
+    def __init__(self, exporter: Exporter) -> None:
+        self.exporter = exporter
+        self.network = exporter.network
+        nodes = {node.name: node for node in self.network.model.graph.node}
+        self._inputs = {name: list(node.input) for name, node in nodes.items()}
+        self._outputs = {name: list(node.output) for name, node in nodes.items()}
+        self._attributes: dict[str, Attributes] = {n: attributes(v) for n, v in nodes.items()}
+        self._constants = {
+            name: constant(array)
+            for name, array in initializer_arrays(self.network.model.graph).items()
+        }
+        self._after = {glue.inputs[0]: glue.outputs[0] for glue in self.network.glue if glue.fused}
+        self._weights: dict[tuple[str, int, bool], torch.Tensor] = {}
+        self._last_reader = {
+            tensor.name: tensor.consumers[-1]
+            for tensor in self.network.tensors
+            if tensor.name not in self.network.output_names
+        }
+
+    def plan(self, policy: Policy, corrections: Corrections | None = None) -> Plan:
+        """Derive the formats of `policy`.
+
+        Raises:
+            PolicyError: if the policy does not fit the network.
+        """
+        return Plan(
+            policy, formats(self.network, policy), {} if corrections is None else corrections
+        )
+
+    def step(
+        self, node: Layer | Glue, plan: Plan, values: Values, summed: torch.Tensor | None = None
+    ) -> None:
+        """Execute one node: takes its inputs from `values`, leaves its outputs there.
+
+        Args:
+            node: a layer or glue operator.
+            plan: what is executed.
+            values: changed in place; what nobody reads any more is dropped.
+            summed: `sum_of_products` of a layer, if it is known already.
+        """
+        if isinstance(node, Layer):
+            name = self._after.get(node.output, node.output)
+            if plan.formats.writes[node.output].is_float:
+                name = node.output
+            if summed is None:
+                summed = self.sum_of_products(node, plan, values)
+            values[name] = self.finish(node, plan, summed)
+        elif not (node.fused and not plan.formats.reads[node.name].is_float):
+            self._glue(node, plan.formats, values)
+        for name in node.inputs:
+            if self._last_reader.get(name) == node.name:
+                values.pop(name, None)
+
+    def output(self, plan: Plan, values: Values) -> torch.Tensor:
+        """Return the network's first output as reals, once every node is executed."""
+        return self._read(self.network.output_names[0], Format.FLOAT32, plan.formats, values)
+
+    def sum_of_products(
+        self, layer: Layer, plan: Plan, values: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return a layer's result without bias and scales: on integers where it reads integers."""
+        given = self._attributes[layer.name]
+        operands = [
+            self._read(name, plan.formats.reads[layer.name], plan.formats, values)
+            for name in layer.inputs
+        ]
+        if layer.has_weights:
+            operands.append(self._weight(layer, plan.policy[layer.name]))
+        x, weight = operands
+        if layer.kind == "ConvTranspose":
+            made = operator(layer.kind)([x, weight], given)
+            assert isinstance(made, torch.Tensor)
+            return made
+        return (convolve if layer.kind == "Conv" else product)(x, weight, None, given)
+
+    def finish(self, layer: Layer, plan: Plan, summed: torch.Tensor) -> torch.Tensor:
+        """Turn sums of products into what is kept for the layer's output."""
+        bits, correction = plan.policy[layer.name], plan.corrections.get(layer.name)
+        if bits.is_float or (bits.reads.is_float and not layer.has_weights):
+            bias = torch.from_numpy(self.exporter.bias(layer.name))
+            return self._store(layer.output, along(bias, summed, layer) + summed, bits.writes)
+        output = self._after.get(layer.output, layer.output)
+        if not layer.has_weights:
+            first, second = (self.exporter.ranges.grid(n, bits.reads.bits) for n in layer.inputs)
+            scale = np.array([first.scale], np.float32) * np.float32(second.scale)
+            return self._requantize(summed, scale, output, layer, bits)
+        scale, bias_real = self.exporter.corrected(layer, bits, correction)
+        if bits.reads.is_float:
+            factor = along(torch.from_numpy(scale), summed, layer)
+            return summed * factor + along(torch.from_numpy(bias_real), summed, layer)
+        step = self.exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale
+        if layer.kind != "MatMul":
+            if bits.reads is Format.INT16:  # such kernels add a wider bias, which never saturates
+                steps = np.rint(bias_real / (np.float32(step) * scale))
+            else:
+                steps = quantize_bias(bias_real, step, scale).astype(np.float32)
+            summed = summed + along(torch.from_numpy(steps), summed, layer)
+        return self._requantize(summed, np.float32(step) * scale, output, layer, bits)
+
+    def _glue(self, glue: Glue, chosen: Formats, values: Values) -> None:
+        inputs = [
+            None
+            if not name
+            else self._constants[name]
+            if name in self._constants
+            else self._real(name, chosen.reads[glue.name], chosen, values)
+            for name in self._inputs[glue.name]
+        ]
+        made = operator(glue.kind)(inputs, self._attributes[glue.name])
+        outputs = made if isinstance(made, tuple) else (made,)
+        for name, value in zip(self._outputs[glue.name], outputs, strict=False):
+            if name not in glue.outputs:
+                continue  # nobody reads it
+            written = chosen.writes[name]
+            # An integer operator takes a fused activation over, as a layer does.
+            stored = name if written.is_float else self._after.get(name, name)
+            values[stored] = self._store(stored, value, written)
+
+    def _store(self, name: str, value: torch.Tensor, written: Format) -> torch.Tensor:
+        """Turn a real value into what is kept for a tensor in format `written`."""
+        if written is Format.FLOAT32:
+            return value
+        if written is Format.FLOAT16:
+            return value.half().float()
+        return _centred(value, self.exporter.ranges.grid(name, written.bits))
+
+    def _read(
+        self, name: str, reads: Format, chosen: Formats, values: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What a consumer in format `reads` gets: integers less their zero point, or reals."""
+        written, value = chosen.writes[name], values[name]
+        if written is reads or (written.is_float and reads is Format.FLOAT32):
+            return value
+        if not written.is_float:
+            value = value * self.exporter.ranges.grid(name, written.bits).scale
+        return self._store(name, value, reads)
+
+    def _real(
+        self, name: str, reads: Format, chosen: Formats, values: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What glue computes on: the real values of what it reads."""
+        value = self._read(name, reads, chosen, values)
+        return (
+            value if reads.is_float else value * self.exporter.ranges.grid(name, reads.bits).scale
+        )
+
+    def _requantize(
+        self, summed: torch.Tensor, scale: Float32Array, output: str, layer: Layer, bits: BitWidths
+    ) -> torch.Tensor:
+        grid = self.exporter.ranges.grid(output, bits.writes.bits)
+        factor = torch.from_numpy(scale / np.float32(grid.scale))
+        result = summed * (along(factor, summed, layer) if len(factor) > 1 else factor)
+        return result.round_().clamp_(-grid.zero_point, 2**grid.bits - 1 - grid.zero_point)
+
+    def _weight(self, layer: Layer, bits: BitWidths) -> torch.Tensor:
+        """Integers as float32 for a quantized layer, else the float weights."""
+        key = layer.name, bits.weights, bits.half
+        if key not in self._weights:
+            exact = self._constants[self._inputs[layer.name][1]]
+            if bits == FLOAT32:
+                self._weights[key] = exact
+            elif bits.half:
+                self._weights[key] = exact.half().float()
+            else:
+                values = self.exporter.weight(layer.name, bits.weights).values
+                self._weights[key] = torch.from_numpy(values.astype(np.float32))
+        return self._weights[key]
+
+
+def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """View (channels,) so that it broadcasts against a layer's result."""
+    shape = [1] * result.dim()
+    shape[1 if layer.kind in ("Conv", "ConvTranspose") else -1] = -1
+    return per_channel.reshape(shape)
+
+
+def _centred(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
+    """Quantize reals to integers less their zero point."""
+    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
+    return value.div(grid.scale).round_().clamp_(low, high)
