@@ -12,7 +12,7 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable, FloatArray, TextArray
 from costmodels.units import Metric
-from hil.audit import executed_kernels
+from hil.audit import audit, executed_kernels
 from hil.calibration import INTEGER, Calibration, as_policy, calibrate_network
 from hil.device import detect
 from hil.ort import Runner, one_feed, optimized_graph, random_inputs, recorded_options
@@ -65,9 +65,10 @@ class OrtLive:
         return spread_table(self._tables[network.digest], network, choices)
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
-        """Build and time each policy, paired with the float network; (P,) seconds, p10.
+        """Build, audit and time each policy, paired with the float network; (P,) seconds, p10.
 
         Raises:
+            AuditError: if the runtime does not execute what a policy asks for.
             BackendError: if another metric is asked for.
             PolicyError: if a policy is of another network.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
@@ -92,10 +93,11 @@ class OrtLive:
         reference = network.digest, np.zeros_like(integer).tobytes()
         if key not in self._totals:
             exporter, feed = self._exporter(network), one_feed(network, self._inputs(network))
-            runs = {
-                name: Runner(exporter.build(given), self._context.threads, feed)
-                for name, given in (("float", Policy({})), ("policy", as_policy(network, integer)))
-            }
+            runs = {}
+            for name, given in (("float", Policy({})), ("policy", as_policy(network, integer))):
+                model, expected = exporter.build(given), exporter.size_bytes(given)
+                audit(network, given, model, expected, exporter.options).require()
+                runs[name] = Runner(model, self._context.threads, feed)
             found = time_interleaved(runs, TimingOptions(blocks=10, seed=self._context.seed))
             base = self._totals.setdefault(reference, found["float"].p10_s)
             ratio = found["policy"].p10_s / found["float"].p10_s

@@ -7,8 +7,9 @@ from quantization.bits import FLOAT32, BitWidths, Format
 from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer
 from quantization.quantizer import Float32Array, WeightMethod
+from quantization.ranges import RANGE_METHODS, RangeMethod
 
-_POLICY_OPTIONS = frozenset({"accuracy_level"})
+_POLICY_OPTIONS = frozenset({"accuracy_level", "ranges"})
 DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
 
 
@@ -50,11 +51,11 @@ Corrections = Mapping[str, Correction]
 def check_options(options: Mapping[str, object]) -> None:
     """Raise unless every execution option of a policy is known.
 
-    ``accuracy_level`` belongs to weights-only matrix products, which are not deployed yet: it is
-    accepted and decides nothing.
+    ``ranges`` is one of `RANGE_METHODS`, see `range_method`. ``accuracy_level`` belongs to
+    weights-only matrix products, which are not deployed yet: it is accepted and decides nothing.
 
     Raises:
-        PolicyError: names the option and close matches.
+        PolicyError: names the option, or its value, and close matches.
     """
     for name in options:
         if name not in _POLICY_OPTIONS:
@@ -63,6 +64,20 @@ def check_options(options: Mapping[str, object]) -> None:
                 f"the policy's option {name!r} is not known"
                 f"{did_you_mean(name, _POLICY_OPTIONS)}; known: {known}"
             )
+    range_method(options)
+
+
+def range_method(options: Mapping[str, object]) -> RangeMethod:
+    """Return how the ranges of activations are chosen for a policy with `options`.
+
+    Raises:
+        PolicyError: if the option ``ranges`` names no method.
+    """
+    asked = options.get("ranges", RANGE_METHODS[0])
+    for method in RANGE_METHODS:
+        if method == asked:
+            return method
+    raise PolicyError(f"the policy's option ranges is {asked!r}; choose {', '.join(RANGE_METHODS)}")
 
 
 def not_deployable(layer: Layer, bits: BitWidths) -> str:

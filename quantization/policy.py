@@ -26,7 +26,7 @@ class Policy:
 
     Args:
         layers: layer name to bit-widths.
-        options: execution options by name, such as ``accuracy_level``; JSON values.
+        options: execution options by name, such as ``ranges``; JSON values.
     """
 
     layers: Mapping[str, BitWidths]

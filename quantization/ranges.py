@@ -16,6 +16,7 @@ from quantization.quantizer import AffineGrid, Float32Array
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 RANGE_METHODS: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
+"""The first one is the default."""
 
 _PERCENTILE = 99.99
 _BINS = 2048

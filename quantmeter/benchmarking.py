@@ -159,7 +159,7 @@ def benchmark(
                 paired_ratio(timed[name], timed[FLOAT], seed=bench.seed),
                 seconds,
                 ratio,
-                accuracy_on_test(bench, runners[name]) if score else None,
+                _accuracy_on_test(bench, runners[name]) if score else None,
                 audit(
                     bench.network,
                     policy,
@@ -175,8 +175,16 @@ def benchmark(
     return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), tuple(notes))
 
 
-def accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:
-    """Run an exported file on the test images; without labels, agreement with the float model."""
+def accuracy_on_test(bench: Workbench, policy: Policy) -> Interval:
+    """Export `policy` and run its file on the test images; reads them once.
+
+    Without labels, accuracy is agreement with the float network.
+    """
+    feed = one_feed(bench.network, bench.range_inputs)
+    return _accuracy_on_test(bench, Runner(bench.export(policy), 1, feed))
+
+
+def _accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:
     images, labels = bench.part("test")
     expected = bench.float_labels if labels is None else labels
     name = bench.network.input_names[0]

@@ -1,12 +1,9 @@
 """The main job on a real network and real images: from float to a timed mixed-precision file."""
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +13,14 @@ from costmodels.replay import TableReplay
 from costmodels.size import ExportedSize
 from costmodels.table import CostTable
 from costmodels.units import Metric
-from quantization.bits import DEFAULT_CHOICES, BitWidths
-from quantization.errors import BudgetError
+from quantization.bits import DEFAULT_CHOICES
 from quantization.policy import IndexArray, Policy
 from quantization.reading import read_network
-from quantmeter.benchmarking import FLOAT, Benchmark, benchmark
+from quantmeter.benchmarking import FLOAT, Benchmark, accuracy_on_test, benchmark
 from quantmeter.calibrating import calibrate
 from quantmeter.costs import Costs
 from quantmeter.data import Data
+from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, DemoResult
 from quantmeter.reference_task import load_digits_task
 from quantmeter.searching import Found, Prepared, describe, prepare, run_method
 from quantmeter.workbench import Workbench, open_workbench
@@ -32,10 +29,6 @@ from search.exact import Solution, solve
 from search.oracle import Interval
 
 MODEL = Path(__file__).parent / "data" / "digits.onnx"
-LATENCY_BUDGET = 0.7
-EQUAL_SIZE = BitWidths(3, 8)
-"""The size budget is the size of this uniform policy: what would uniform quantization give up?"""
-
 _ATTEMPTS = 4
 """The first search, and at most three more on a tightened table."""
 _PROXY_EPISODES = 600
@@ -79,31 +72,6 @@ class DemoOptions:
     episodes: int = 100
     blocks: int = 30
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class DemoResult:
-    """What the demo found.
-
-    Args:
-        prepared: network, data, tables, budgets, sensitivities.
-        table: the measured latency table, before any tightening.
-        rows: one per method and uniform policy, in figures.
-        timed: all of them timed, interleaved, with float and uniform INT8.
-        optimum: the certificate.
-        deployed: name of the row that is deployed; None if none meets the budget.
-        attempts: searches that were needed.
-        float_accuracy: of the float network on the test part.
-    """
-
-    prepared: Prepared
-    table: CostTable
-    rows: tuple[Found, ...]
-    timed: Benchmark
-    optimum: Solution
-    deployed: str | None
-    attempts: int
-    float_accuracy: Interval
 
 
 def run_demo(options: DemoOptions, out: Path, bar: Bar) -> DemoResult:
@@ -150,19 +118,16 @@ def run_demo(options: DemoOptions, out: Path, bar: Bar) -> DemoResult:
                 costs=_costs(table),
                 rivals=(FLOAT,),
                 blocks=options.blocks,
+                score=False,
                 progress=progress,
             )
         deployed = _deployed(rows, timed)
         if deployed is not None or attempt == _ATTEMPTS:
             break
         tightened = _tighten(tightened, rows, timed)
-    right = bench.simulation.logits(Policy({}), bench.part("test")[0]).argmax(1)
-    labels = bench.part("test")[1]
-    float_accuracy = Interval.wilson(int((right == labels).sum()), len(right))
-    result = DemoResult(
-        prepared, table, tuple(rows), timed, optimum, deployed, attempt, float_accuracy
-    )
-    _write(result, out)
+    float_accuracy, tested = _read_test_part(bench, rows)
+    result = DemoResult(prepared, table, tested, timed, optimum, deployed, attempt, float_accuracy)
+    result.write(out)
     return result
 
 
@@ -237,106 +202,11 @@ def _tighten(table: CostTable, rows: Sequence[Found], timed: Benchmark) -> CostT
     return replace(table, unary=unary)
 
 
-def _write(result: DemoResult, out: Path) -> None:
-    from quantmeter.report import render
-
-    bench = result.prepared.bench
-    for row in result.rows:
-        (out / f"{_slug(row.name)}.policy.json").write_text(row.policy.to_json(), encoding="utf-8")
-    if result.deployed is not None:
-        policy = next(row.policy for row in result.rows if row.name == result.deployed)
-        (out / "deployed.onnx").write_bytes(bench.export(policy))
-        (out / "deployed.policy.json").write_text(policy.to_json(), encoding="utf-8")
-    content = to_dict(result)
-    (out / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (out / "report.html").write_text(render(content), encoding="utf-8")
-
-
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def to_dict(result: DemoResult) -> dict[str, Any]:
-    """Return the result as JSON values."""
-    prepared, bench = result.prepared, result.prepared.bench
-    problem = prepared.problem
-    timed = {r.name: r.to_dict() for r in result.timed.results}
-    for entry in timed.values():
-        del entry["samples"]
-    return {
-        "version": 1,
-        "network": {
-            "layers": len(bench.network.layers),
-            "macs": bench.network.macs,
-            "weight_count": sum(layer.weight_count for layer in bench.network.layers),
-            "digest": bench.network.digest,
-            "float_test_accuracy": [
-                result.float_accuracy.share,
-                result.float_accuracy.low,
-                result.float_accuracy.high,
-            ],
-        },
-        "device": dict(result.timed.device),
-        "runtime": dict(result.timed.runtime),
-        "budgets": {
-            "latency_ratio": LATENCY_BUDGET,
-            "size_bytes": problem.budgets[Metric.SIZE],
-            "size_is_that_of": f"uniform {EQUAL_SIZE}",
-        },
-        "split": {k: len(getattr(bench.split, k)) for k in ("ranges", "search", "test")},
-        "certificate": {"proxy_optimum": result.optimum.loss, "proven": result.optimum.proven},
-        "calibration": {
-            key: result.table.source[key]
-            for key in ("policies", "held_out_policies", "held_out_mean_absolute_error", "seconds")
-        },
-        "energy": {
-            "note": "analytical, not measured here",
-            "source": dict(problem.tables[Metric.ENERGY].source),
-        },
-        "deployed": result.deployed,
-        "attempts": result.attempts,
-        "rows": [{**row.to_dict(), "timed": timed[row.name]} for row in result.rows],
-        "float": timed[FLOAT],
-        "layers": list(_layers(result)),
-    }
-
-
-def _layers(result: DemoResult) -> Iterator[Mapping[str, Any]]:
-    """Per layer: cost at each choice in each metric, and sensitivity."""
-    problem = result.prepared.problem
-    sensitivity = result.prepared.sensitivity
-    tables = {**problem.tables, Metric.LATENCY: result.table}
-    deployed = next((r.policy for r in result.rows if r.name == result.deployed), None)
-    for i, layer in enumerate(result.prepared.bench.network.layers):
-        yield {
-            "name": layer.name,
-            "kind": "depthwise" if layer.is_depthwise else layer.kind,
-            "macs": layer.macs,
-            "weight_count": layer.weight_count,
-            "deployed_bits": None if deployed is None else str(deployed[layer.name]),
-            "choices": {
-                str(bits): {
-                    **{
-                        m.value: _finite(float(table.unary.value[i, k]))
-                        for m, table in tables.items()
-                    },
-                    "kernel": str(result.table.unary.kernel[i, k]),
-                    "kl": float(sensitivity.kl[i, k]),
-                    "accuracy_drop": float(sensitivity.drop[i, k]),
-                }
-                for k, bits in enumerate(problem.choices)
-            },
-        }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def exceeded(result: DemoResult) -> BudgetError:
-    """Return the error that says that no policy met its budget when measured."""
-    best = min(r.ratio_to_float.high for r in result.timed.results if r.name != FLOAT)
-    return BudgetError(
-        f"after {result.attempts} searches no policy met {LATENCY_BUDGET}x of float when "
-        f"measured; the lowest upper limit was {best:.3f}x"
-    )
+def _read_test_part(bench: Workbench, rows: Sequence[Found]) -> tuple[Interval, tuple[Found, ...]]:
+    """Run the float file and each reported policy's file once on the held-out images."""
+    found: dict[str, Interval] = {}
+    for policy in (Policy({}), *(row.policy for row in rows)):
+        if (key := policy.to_json()) not in found:  # methods may agree
+            found[key] = accuracy_on_test(bench, policy)
+    tested = (replace(row, test_accuracy=found[row.policy.to_json()]) for row in rows)
+    return found[Policy({}).to_json()], tuple(tested)

@@ -1,7 +1,7 @@
 """What every search stands on: priced choices, budgets, sensitivities and an accuracy oracle."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from costmodels.units import SI_UNIT
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, QuantmeterError
 from quantization.policy import IndexArray, Policy, PolicyBatch
+from quantization.ranges import RANGE_METHODS
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
 from search.budgets import BudgetRequest
@@ -67,8 +68,10 @@ class Prepared:
         return PolicyBatch(self.bench.network.layer_names, self.problem.choices, index)
 
     def policy(self, index: IndexArray) -> Policy:
-        """Return one policy, (L,)."""
-        return self.batch(index[None])[0]
+        """Return one policy, (L,); its options say how ranges were chosen, if not by default."""
+        policy = self.batch(index[None])[0]
+        method = self.bench.ranges
+        return policy if method == RANGE_METHODS[0] else replace(policy, options={"ranges": method})
 
 
 def prepare(

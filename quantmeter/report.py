@@ -71,7 +71,6 @@ def describe_page(result: Mapping[str, Any]) -> dict[str, Any]:
         "closest": min(in_size, key=lambda row: float(row["ratio"]["high"])),
         "accuracy_chart": accuracy_chart(rows, budget["size_bytes"]),
         "latency_chart": latency_chart(policies, budget["latency_ratio"]),
-        "simulation_error": max(abs(r["simulated"] - r["accuracy"]) for r in policies),
         "table_refuses": [
             row["name"]
             for row in policies
@@ -108,12 +107,11 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     budget = result["budgets"]
     rows = []
-    for row in [*result["rows"], {"name": "float", "timed": result["float"]}]:
+    for row in [*result["rows"], {"name": "float", **result["float"]}]:
         name, timed = row["name"], row["timed"]
         predicted, over = timed["predicted_ratio_to_float"], timed["size_bytes"]
         over -= budget["size_bytes"]
         keeps = over <= 0 and (predicted is None or predicted <= budget["latency_ratio"])
-        share = timed["accuracy"]
         kind = "float" if name == "float" else "uniform"
         rows.append(
             {
@@ -123,15 +121,14 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "loss": row.get("proxy_loss"),
                 "gap": row.get("gap") if keeps else None,
                 "search_accuracy": row.get("search_accuracy"),
-                "simulated": row.get("test_accuracy", share),
-                "accuracy": share,
-                "interval": timed["accuracy_interval"],
+                "accuracy": row["test_accuracy"],
+                "interval": row["test_accuracy_interval"],
                 "predicted": predicted,
                 "ratio": timed["ratio_to_float"],
                 "median_s": timed["median_s"],
                 "size_bytes": timed["size_bytes"],
                 "over_bytes": over,
-                "times_smaller": result["float"]["size_bytes"] / timed["size_bytes"],
+                "times_smaller": result["float"]["timed"]["size_bytes"] / timed["size_bytes"],
                 "energy": row.get("costs", {}).get("energy"),
                 "latency_met": timed["ratio_to_float"]["high"] <= budget["latency_ratio"],
                 "size_met": over <= 0,

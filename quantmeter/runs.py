@@ -27,7 +27,7 @@ class Found:
         loss: proxy loss.
         gap: proxy loss over the exact optimum, less 1; None if the optimum is 0.
         search_accuracy: on the search part, simulated.
-        test_accuracy: on the held-out part, simulated, with interval.
+        test_accuracy: on the held-out part, with its interval; None until it is reported.
         costs: in each metric, SI units; size is exact.
         feasible: whether every budget is met.
         log: figures of the method.
@@ -38,21 +38,22 @@ class Found:
     loss: float
     gap: float | None
     search_accuracy: float
-    test_accuracy: Interval
     costs: Mapping[Metric, float]
     feasible: bool
     log: Mapping[str, float | str]
+    test_accuracy: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
+        test = self.test_accuracy
         return {
             "name": self.name,
             "policy": json.loads(self.policy.to_json()),
             "proxy_loss": self.loss,
             "gap": self.gap,
             "search_accuracy": self.search_accuracy,
-            "test_accuracy": self.test_accuracy.share,
-            "test_accuracy_interval": [self.test_accuracy.low, self.test_accuracy.high],
+            "test_accuracy": None if test is None else test.share,
+            "test_accuracy_interval": None if test is None else [test.low, test.high],
             "costs": {metric.value: cost for metric, cost in self.costs.items()},
             "feasible": self.feasible,
             "log": dict(self.log),
@@ -66,14 +67,10 @@ def describe(
     optimum: Solution,
     log: Mapping[str, float | str] | None = None,
 ) -> Found:
-    """Score one policy, (L,), on everything that is reported; reads the test part once."""
+    """Return what the search knows of one policy, (L,); the test part is not read."""
     bench, problem = prepared.bench, prepared.problem
     policy = prepared.policy(index)
     loss = float(problem.proxy_loss(index[None])[0])
-    images, labels = bench.part("test")
-    expected = bench.float_labels if labels is None else labels
-    logits = bench.simulation.logits(policy, images, bench.corrections(policy))
-    right = int((logits.argmax(1) == expected).sum())
     batch = prepared.batch(index[None])
     priced = {
         m: float(model.total(bench.network, batch, m)[0])
@@ -85,11 +82,19 @@ def describe(
         loss,
         loss / optimum.loss - 1.0 if optimum.loss > 0 else None,
         prepared.oracle.score(policy),
-        Interval.wilson(right, len(images)),
         priced,
         bool(problem.feasible(index[None])[0]),
         log or {},
     )
+
+
+def simulated_on_test(prepared: Prepared, policy: Policy) -> Interval:
+    """Simulate `policy`, deployable or not, on the held-out images; reads them once."""
+    bench = prepared.bench
+    images, labels = bench.part("test")
+    expected = bench.float_labels if labels is None else labels
+    logits = bench.simulation.logits(policy, images, bench.corrections(policy))
+    return Interval.wilson(int((logits.argmax(1) == expected).sum()), len(images))
 
 
 def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]:

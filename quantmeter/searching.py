@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +11,7 @@ from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.errors import BudgetError, QuantmeterError, did_you_mean
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
+from quantization.ranges import RangeMethod
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
 from quantmeter.files import require_folder
@@ -21,6 +22,7 @@ from quantmeter.runs import (
     TRIALS,
     Found,
     describe,
+    simulated_on_test,
     summarize,
     trial_writer,
 )
@@ -140,6 +142,7 @@ def search(
     episodes: int = 600,
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
+    ranges: RangeMethod = "minmax",
     threads: int = 1,
     seconds: float = 60.0,
     seed: int = 0,
@@ -158,6 +161,7 @@ def search(
         episodes: policies to try.
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
+        ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
         threads: of a measuring backend.
         seconds: wall time of a measuring backend.
         seed: of split and search.
@@ -173,7 +177,7 @@ def search(
     make_searcher(method, episodes)  # says at once that there is no such method
     check_reward(reward)
     requests = parse_budgets(budgets)
-    bench = open_workbench(model, data, seed=seed)
+    bench = open_workbench(model, data, seed=seed, ranges=ranges)
     bench.network.tied(ties)  # says at once that there is no such layer
     context = BackendContext(
         threads=threads, seconds=seconds, seed=seed, inputs=bench.range_inputs, progress=progress
@@ -202,6 +206,7 @@ def search(
             stream.close()
     assert result.best is not None
     found = describe(prepared, method, result.best, optimum, result.log)
+    found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
     summary = summarize(prepared, requests, result, found, optimum, reward)
     if folder is not None:
         (folder / POLICY).write_text(found.policy.to_json(), encoding="utf-8")

@@ -1,6 +1,6 @@
 """A network with its data, ready to be quantized: what search, export and bench share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from hil.device import detect
 from hil.ort import random_inputs
+from quantization.deployment import range_method
 from quantization.errors import DataError
 from quantization.export import Corrections, Exporter, ExportOptions
 from quantization.network import Network
@@ -30,7 +31,7 @@ class Workbench:
         data: images, or None: then random inputs serve for ranges, and there is no accuracy.
         split: which images serve what; None without data.
         seed: of the split and of random inputs.
-        ranges: how activation ranges are chosen.
+        ranges: how activation ranges are chosen, for policies that do not say so themselves.
     """
 
     network: Network
@@ -90,7 +91,20 @@ class Workbench:
             PolicyError: if the policy does not fit the network or is not deployable.
         """
         self.exporter.size_bytes(policy)  # says what does not fit before anything slow is run
-        return self.exporter.build(policy, self.corrections(policy))
+        bench = self._with_ranges_of(policy)
+        return bench.exporter.build(policy, bench.corrections(policy))
+
+    def _with_ranges_of(self, policy: Policy) -> "Workbench":
+        """This workbench, or one with the ranges that the policy's options ask for."""
+        method = range_method(policy.options) if "ranges" in policy.options else self.ranges
+        if method == self.ranges:
+            return self
+        return self._others.setdefault(method, replace(self, ranges=method))
+
+    @cached_property
+    def _others(self) -> "dict[RangeMethod, Workbench]":
+        """Workbenches of the same network and data, by how their ranges are chosen."""
+        return {}
 
 
 def open_workbench(

@@ -21,7 +21,7 @@ from quantmeter.commands.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantmeter.demo import DemoResult
+    from quantmeter.demo_result import DemoResult
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -36,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; exit 1 if no policy meets the latency budget when measured."""
-    from quantmeter.demo import DemoOptions, exceeded, run_demo, to_dict
+    from quantmeter.demo import DemoOptions, run_demo
 
     options = DemoOptions(seed=arguments.seed)
     if arguments.quick:
@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     result = run_demo(options, out, progress_bar if sys.stderr.isatty() else _announce)
     if arguments.json:
-        print_json(to_dict(result))
+        print_json(result.to_dict())
     else:
         _print(result, console(), out)
     if result.deployed is None:
-        console().print(str(exceeded(result)))
+        console().print(str(result.exceeded()))
         return 1
     return 0
 
@@ -91,6 +91,7 @@ def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
     )
     for row in result.rows:
         measured, test = timed[row.name].ratio_to_float, row.test_accuracy
+        assert test is not None  # every reported policy was tested
         predicted = timed[row.name].predicted_ratio_to_float
         rows.add_row(
             ("* " if row.name == result.deployed else "  ") + row.name,
@@ -117,7 +118,6 @@ def _layer_table(result: "DemoResult") -> "object":
     w8, w32 = names.index("w8a8"), names.index("w32a32")
     latency = result.table.unary.value
     energy = problem.tables[Metric.ENERGY].unary.value
-    deployed = next((r.policy for r in result.rows if r.name == result.deployed), None)
     rows = table(
         "Layers: latency measured in context, energy analytical (haq), KL of one layer alone",
         *("layer", "float", "INT8", "energy w8a8", "KL w2", "KL w3", "KL w4", "deployed"),
@@ -129,7 +129,7 @@ def _layer_table(result: "DemoResult") -> "object":
             format_quantity(float(latency[i, w8]), Unit.SECONDS),
             format_quantity(float(energy[i, w8]), Unit.JOULES),
             *(f"{kl[i, names.index(f'w{b}a8')]:.4f}" for b in (2, 3, 4)),
-            "-" if deployed is None else str(deployed[layer.name]),
+            "-" if result.policy is None else str(result.policy[layer.name]),
         )
     return rows
 
@@ -138,8 +138,8 @@ def _print_verdict(result: "DemoResult", screen: "Console") -> None:
     if result.deployed is None:
         return
     timed = next(r for r in result.timed.results if r.name == result.deployed)
-    ratio, accuracy = timed.ratio_to_float, timed.accuracy
-    predicted = timed.predicted_ratio_to_float
+    accuracy = next(row.test_accuracy for row in result.rows if row.name == result.deployed)
+    ratio, predicted = timed.ratio_to_float, timed.predicted_ratio_to_float
     assert accuracy is not None
     assert predicted is not None
     screen.print(

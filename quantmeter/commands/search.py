@@ -53,6 +53,12 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="LAYER,LAYER",
         help="layers that must get equal bits; repeat for several groups",
     )
+    parser.add_argument(
+        "--ranges",
+        default="minmax",
+        choices=("minmax", "percentile", "mse"),
+        help="how activation ranges are chosen (default minmax); the policy file carries it",
+    )
     add_time(parser)
     parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
 
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             episodes=arguments.episodes,
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],
+            ranges=arguments.ranges,
             threads=arguments.threads,
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
@@ -88,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.add_row(name, str(bits))
     out.print(rows)
     test = found.test_accuracy
+    assert test is not None  # `search` tests what it reports
     out.print(
         f"accuracy: {found.search_accuracy:.2%} on the search images, {test.share:.2%} "
         f"[{test.low:.2%}, {test.high:.2%}] on the test images"

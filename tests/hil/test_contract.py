@@ -8,7 +8,7 @@ from costmodels.registry import backend
 from costmodels.testing import CostModelContract
 from quantization.bits import DEFAULT_CHOICES, parse_choices
 
-SECONDS = 4.0
+SECONDS = 8.0
 
 
 class TestOrt(CostModelContract):

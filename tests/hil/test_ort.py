@@ -1,6 +1,7 @@
 """Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
 
 import math
+from functools import partial
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from costmodels.pricing import total
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable
 from costmodels.units import Metric
+from hil.audit import AuditError
 from hil.live import OrtLive, create
 from hil.ort import (
     Runner,
@@ -25,11 +27,14 @@ from hil.ort import (
 )
 from quantization.bits import FLOAT32, BitWidths, parse_choices
 from quantization.errors import DataError, ModelError, PolicyError
+from quantization.export import ExportOptions
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
+from quantization.reading import read_network
+from tests.quantization.graphs import make_model, node, normal
 
 CHOICES = parse_choices("w2a8,w3a8,w8a8,w32a32,w4a4,fp16,w16a16,w4a32")
-SECONDS = 3.0
+SECONDS = 6.0
 
 
 def _small() -> Network:
@@ -250,3 +255,19 @@ def test_the_backend_takes_no_argument() -> None:
     with pytest.raises(BackendError, match="takes no argument, not 'x'"):
         create("x", BackendContext())
     assert create("", BackendContext()).name == "ort"
+
+
+def test_what_the_runtime_does_not_execute_as_asked_is_never_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the guard, the float layer in the middle is re-quantized when the session loads."""
+    nodes = [node("Conv", f"{a} w{b}", b, f"conv-{b}") for a, b in ("xs", "st", "tu")]
+    weights = {f"w{b}": normal(16, 16, 1, 1, seed=i) for i, b in enumerate("stu")}
+    network = read_network(make_model(nodes, weights, {"x": (1, 16, 8, 8)}, {"u": None}))
+    choices = (BitWidths(8, 8), FLOAT32)
+    mixed = PolicyBatch(network.layer_names, choices, np.array([[0, 1, 0]], np.uint8))
+    assert OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)[0] > 0
+    unguarded = partial(ExportOptions, guard_float=False)
+    monkeypatch.setattr("hil.live.ExportOptions", unguarded)
+    with pytest.raises(AuditError, match=r"'conv-t'.*re-quantized at load"):
+        OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)

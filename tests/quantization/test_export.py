@@ -517,5 +517,7 @@ def test_an_option_that_is_not_known_is_refused_with_close_matches() -> None:
     network = example_network()
     exporter = Exporter(network, made_up_ranges(network))
     assert exporter.build(Policy({}, {"accuracy_level": 4})) == exporter.build(Policy({}))
+    with pytest.raises(PolicyError, match=r"ranges is 'kl'; choose minmax, percentile, mse"):
+        exporter.build(Policy({}, {"ranges": "kl"}))
     with pytest.raises(PolicyError, match=r"'accuracy_levl'.*did you mean 'accuracy_level'"):
         exporter.build(Policy({}, {"accuracy_levl": 4}))

@@ -20,6 +20,7 @@ from quantmeter.costs import parse_costs
 from quantmeter.data import Data
 from quantmeter.searching import METHODS, SearchReport, search
 from quantmeter.workbench import Workbench, open_workbench
+from search.oracle import Interval
 from tests.networks import Subject
 
 BUDGETS = ("latency=0.7x", "size=90kB")
@@ -169,8 +170,23 @@ def test_without_a_budget_nothing_needs_to_be_lost(digits: Subject, small_data: 
 
 def test_without_labels_accuracy_is_agreement(digits: Subject, small_data: Data) -> None:
     report = _quick(digits, Data(small_data.x, None))
+    tested = len(report.summary["split"]["test"])
     assert report.found.search_accuracy == 1.0
-    assert report.found.test_accuracy.share == 1.0
+    assert report.found.test_accuracy == Interval.wilson(tested, tested)
+
+
+def test_a_policy_found_with_other_ranges_carries_them_to_export(
+    digits: Subject, small_data: Data, tmp_path: Path
+) -> None:
+    report = _quick(digits, small_data, budgets=["size=200kB"], ranges="mse", out=tmp_path)
+    policy = Policy.read(tmp_path / "policy.json")
+    assert policy == report.policy
+    assert policy.options == {"ranges": "mse"}
+    made = {m: open_workbench(digits.network, small_data, ranges=m) for m in ("minmax", "mse")}
+    plain = Policy(policy.layers)
+    exported = made["minmax"].export(policy)
+    assert exported == made["mse"].export(policy) == made["mse"].export(plain)
+    assert exported != made["minmax"].export(plain)
 
 
 def test_tied_layers_get_equal_bits(digits: Subject, small_data: Data) -> None:
