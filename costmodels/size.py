@@ -9,7 +9,8 @@ from costmodels.pricing import total
 from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Provenance
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
-from quantization.export import DEPLOYED_FORMATS, Exporter, not_deployable
+from quantization.deployment import DEPLOYED_FORMATS, not_deployable
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 from quantization.ranges import made_up_ranges

@@ -15,8 +15,9 @@ from onnx import TensorProto, numpy_helper
 from hil.ort import optimized_graph
 from quantization import packing
 from quantization.bits import BitWidths
+from quantization.deployment import ExportOptions
 from quantization.errors import QuantmeterError
-from quantization.export import ExportOptions, parameter_names, stored_name
+from quantization.export import parameter_names, stored_name
 from quantization.network import Layer, Network
 from quantization.policy import Policy
 

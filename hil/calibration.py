@@ -25,7 +25,8 @@ from hil.profile import node_shares
 from hil.regression import Fit, fit
 from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.bits import FLOAT32, BitWidths, Format
-from quantization.export import Exporter, not_deployable
+from quantization.deployment import not_deployable
+from quantization.export import Exporter
 from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy

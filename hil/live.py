@@ -19,7 +19,8 @@ from hil.ort import Runner, one_feed, optimized_graph, random_inputs, recorded_o
 from hil.tables import measured_table, spread_table
 from hil.timing import TimingOptions, time_interleaved
 from quantization.bits import BitWidths
-from quantization.export import Exporter, ExportOptions, not_deployable
+from quantization.deployment import ExportOptions, not_deployable
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.quantizer import Float32Array

@@ -8,7 +8,7 @@ from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
 from hil.calibration import INTEGER, Calibration
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
-from quantization.export import not_deployable
+from quantization.deployment import not_deployable
 from quantization.network import Network
 
 STATISTIC = "p10"

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from quantization.bits import FLOAT32, BitWidths, Format
-from quantization.export import Corrections, Exporter
+from quantization.deployment import Corrections
+from quantization.export import Exporter
 from quantization.formats import Formats, formats
 from quantization.network import Glue, Layer
 from quantization.passes import initializer_arrays
@@ -134,14 +135,14 @@ class Executor:
         """Turn sums of products into what is kept for the layer's output."""
         bits, correction = plan.policy[layer.name], plan.corrections.get(layer.name)
         if bits.is_float or (bits.reads.is_float and not layer.has_weights):
-            bias = torch.from_numpy(self.exporter.bias(layer.name))
+            bias = torch.from_numpy(self.exporter.parameters.bias(layer.name))
             return self._store(layer.output, along(bias, summed, layer) + summed, bits.writes)
         output = self._after.get(layer.output, layer.output)
         if not layer.has_weights:
             first, second = (self.exporter.ranges.grid(n, bits.reads.bits) for n in layer.inputs)
             scale = np.array([first.scale], np.float32) * np.float32(second.scale)
             return self._requantize(summed, scale, output, layer, bits)
-        scale, bias_real = self.exporter.corrected(layer, bits, correction)
+        scale, bias_real = self.exporter.parameters.corrected(layer, bits, correction)
         if bits.reads.is_float:
             factor = along(torch.from_numpy(scale), summed, layer)
             return summed * factor + along(torch.from_numpy(bias_real), summed, layer)
@@ -219,7 +220,7 @@ class Executor:
             elif bits.half:
                 self._weights[key] = exact.half().float()
             else:
-                values = self.exporter.weight(layer.name, bits.weights).values
+                values = self.exporter.parameters.weight(layer.name, bits.weights).values
                 self._weights[key] = torch.from_numpy(values.astype(np.float32))
         return self._weights[key]
 

@@ -15,10 +15,10 @@ are written as:
     L3:a L3:c  int32 bias, and its scales: the weight's times the input's
     L3:w L3:b  dequantized weight and bias
 
-A float layer between integer neighbours would be re-quantized by ONNX Runtime when it loads the
-file. That rewrite wants one scale for the whole input, so a tensor that leaves the integers towards
-a layer is dequantized with its scale written once per channel: the same numbers, left alone by the
-rewrite (docs/decisions/0002-float-guard.md).
+A float operator between integer neighbours would be re-quantized by ONNX Runtime when it loads the
+file. That rewrite wants one scale for the whole input, so a tensor that leaves the integers is
+dequantized with its scale written once per channel: the same numbers, left alone by the rewrite
+(docs/decisions/0002-float-guard.md).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,6 @@ from onnx import helper
 from quantization import packing
 from quantization.bits import BitWidths, Format
 from quantization.deployment import (
-    DEPLOYED_FORMATS,
     Correction,
     Corrections,
     ExportOptions,
@@ -51,22 +50,8 @@ from quantization.network import LAYER_KINDS, Glue, Layer, Network, Tensor
 from quantization.parameters import Parameters
 from quantization.passes import initializer_arrays
 from quantization.policy import Policy
-from quantization.quantizer import Float32Array, QuantizedWeight, quantize_bias
-from quantization.ranges import Ranges
-
-__all__ = [
-    "DEPLOYED_FORMATS",
-    "Correction",
-    "Corrections",
-    "ExportOptions",
-    "Exporter",
-    "not_deployable",
-    "parameter_names",
-    "stored_name",
-]
-
-_MOVED_PAST = frozenset({"Slice"})
-"""Float glue behind which ONNX Runtime moves a DequantizeLinear, if it has one scale."""
+from quantization.quantizer import quantize_bias
+from quantization.ranges import Ranges, check_ranges
 
 
 def parameter_names(network: Network, layer: str) -> tuple[str, ...]:
@@ -93,11 +78,18 @@ class Exporter:
         network: the network.
         ranges: its activations' ranges.
         options: see `ExportOptions`.
+
+    Attributes:
+        parameters: the layers' quantized parameters.
+
+    Raises:
+        DataError: if the ranges belong to another network.
     """
 
     def __init__(
         self, network: Network, ranges: Ranges, options: ExportOptions | None = None
     ) -> None:
+        check_ranges(ranges, network)
         self.network = network
         self.ranges = ranges
         self.options = options or ExportOptions()
@@ -106,28 +98,10 @@ class Exporter:
         names = short_names(network)
         self._layer_id, self._glue_id, self._tensor_id = names.layers, names.glue, names.tensors
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
-        self._parameters = Parameters(network, ranges, self.options)
+        self.parameters = Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
         self._frame = self._graph_frame()
         self._header = {p: model_header(network.model, packed=p) for p in (False, True)}
-
-    def weight(self, layer: str, bits: int) -> QuantizedWeight:
-        """Return the weights of `layer` on the grid of `bits`; quantized once."""
-        return self._parameters.weight(layer, bits)
-
-    def bias(self, layer: str) -> Float32Array:
-        """Return the bias of `layer`, (channels,); zeros if it has none.
-
-        Raises:
-            ModelError: if it has another bias for each row.
-        """
-        return self._parameters.bias(layer)
-
-    def corrected(
-        self, layer: Layer, bits: BitWidths, correction: Correction | None
-    ) -> tuple[Float32Array, Float32Array]:
-        """Return weight scales and bias, (channels,) each, with the correction folded in."""
-        return self._parameters.corrected(layer, bits, correction)
 
     def build(self, policy: Policy, corrections: Corrections | None = None) -> bytes:
         """Return the serialized model of `policy`.
@@ -242,7 +216,7 @@ class Exporter:
     def _integer_layer(self, layer: Layer, bits: BitWidths) -> bytes:
         """The operator with its quantized weights; scales and bias come from `_scales_and_bias`."""
         own, source = self._layer_id[layer.name], self._tensor_id[layer.inputs[0]]
-        weight = self.weight(layer.name, bits.weights)
+        weight = self.parameters.weight(layer.name, bits.weights)
         nodes = [dequantize(source, f"{own}:x")]
         stored: dict[str, npt.NDArray[np.generic]]
         if self.is_packed(bits):
@@ -276,7 +250,7 @@ class Exporter:
         self, layer: Layer, bits: BitWidths, correction: Correction | None
     ) -> bytes:
         own = self._layer_id[layer.name]
-        scale, bias = self.corrected(layer, bits, correction)
+        scale, bias = self.parameters.corrected(layer, bits, correction)
         values: dict[str, npt.NDArray[np.generic]] = {f"{own}:m": scale}
         if layer.kind != "MatMul":
             input_scale = self.ranges.grid(layer.inputs[0], 8).scale
@@ -345,11 +319,11 @@ class Exporter:
 
     def _to_float(self, tensor: Tensor) -> bytes:
         own = self._tensor_id[tensor.name]
-        if self.options.guard_float and self._is_second_operand(tensor):
-            return self._to_float_in_steps(tensor)
-        axis = self._guarded_axis(tensor)
-        if axis is None:
+        if not (self.options.guard_float and tensor.consumers):
             return fragment([dequantize(own, tensor.name)], {})
+        axis = _repeated_axis(tensor)
+        if axis is None or self._is_second_operand(tensor):
+            return self._to_float_in_steps(tensor)
         grid, extent = self.ranges.grid(tensor.name, 8), tensor.shape[axis]
         node = helper.make_node(
             "DequantizeLinear", [f"{own}:q", f"{own}:S", f"{own}:Z"], [tensor.name], axis=axis
@@ -363,10 +337,10 @@ class Exporter:
         return any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
 
     def _to_float_in_steps(self, tensor: Tensor) -> bytes:
-        """Dequantize by three operators, the same numbers.
+        """Dequantize by three operators: the same numbers, and a pattern that no rewrite knows.
 
-        ONNX Runtime would make a float product of two dequantized tensors an integer one, which
-        fails on repeated scales.
+        For one element there is no axis to repeat the scale along; and ONNX Runtime would make a
+        float product of two dequantized tensors an integer one, which fails on repeated scales.
         """
         own, grid = self._tensor_id[tensor.name], self.ranges.grid(tensor.name, 8)
         nodes = [
@@ -375,18 +349,6 @@ class Exporter:
             helper.make_node("Mul", [f"{own}:v", f"{own}:s"], [tensor.name]),
         ]
         return fragment(nodes, {f"{own}:Z": np.array(grid.zero_point, np.float32)})
-
-    def _guarded_axis(self, tensor: Tensor) -> int | None:
-        """The axis along which the scale is repeated to keep a float layer behind it float.
-
-        A single repetition would count as one scale, so the axis has more than one element.
-        """
-        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
-        feeds_layer = any(n.name in self._layer_id or n.op_type in _MOVED_PAST for n in readers)
-        if not (self.options.guard_float and feeds_layer):
-            return None
-        axes = sorted(range(1, len(tensor.shape)), key=lambda axis: axis != 1)
-        return next((axis for axis in axes if tensor.shape[axis] > 1), None)
 
     def _graph_frame(self) -> bytes:
         graph = self.network.model.graph
@@ -400,3 +362,12 @@ class Exporter:
             layer.has_weights and self.is_packed(policy[layer.name])
             for layer in self.network.layers
         )
+
+
+def _repeated_axis(tensor: Tensor) -> int | None:
+    """The axis along which a scale is repeated: the channels, or another that has an extent.
+
+    A single repetition would count as one scale, so the axis has more than one element.
+    """
+    axes = sorted(range(len(tensor.shape)), key=lambda axis: (axis != 1, axis == 0))
+    return next((axis for axis in axes if tensor.shape[axis] > 1), None)

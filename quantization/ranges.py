@@ -1,5 +1,7 @@
 """Ranges of activations, collected from real inputs by ONNX Runtime's own calibrators."""
 
+import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -40,7 +42,11 @@ class Ranges:
     images: int
 
     def grid(self, tensor: str, bits: int) -> AffineGrid:
-        """Return the affine grid of `tensor` with 2^bits levels."""
+        """Return the affine grid of `tensor` with 2^bits levels.
+
+        Raises:
+            KeyError: if `tensor` is never written as integers.
+        """
         return AffineGrid.of_range(*self.limits[tensor], bits)
 
 
@@ -70,6 +76,16 @@ def collect_ranges(
         low, high = found.get(name) or _input_limits(network, name, inputs)
         limits[name] = (min(low, 0.0), max(high, 0.0))
     return Ranges(network.digest, _moved(network, limits), method, len(inputs))
+
+
+def check_ranges(ranges: Ranges, network: Network) -> None:
+    """Raise unless `ranges` were collected on `network`.
+
+    Raises:
+        DataError: if they belong to another network.
+    """
+    if ranges.network != network.digest:
+        raise DataError("the ranges of activations belong to another network; collect them again")
 
 
 def made_up_ranges(network: Network) -> Ranges:
@@ -147,8 +163,9 @@ def _calibrate(
         extra_options=options,
     )
     feed = network.input_names[0]
-    calibrator.collect_data(_Reader([{feed: part} for part in batches(network, inputs)]))
-    data = calibrator.compute_data()
+    with contextlib.redirect_stdout(io.StringIO()):  # some calibrators print what they do
+        calibrator.collect_data(_Reader([{feed: part} for part in batches(network, inputs)]))
+        data = calibrator.compute_data()
     limits = {}
     for name, tensor in data.items():
         low, high = tensor.range_value[0], tensor.range_value[1]
@@ -174,7 +191,9 @@ def _least_squared_error(
 
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
-    wanted = [name for name in limits if name in network.tensor_by_name]
+    [feed] = network.input_names
+    limits = {feed: (float(inputs.min()), float(inputs.max())), **limits}
+    wanted = [name for name in limits if name in network.tensor_by_name and name != feed]
     held = {value.name for value in (*model.graph.output, *model.graph.input)}
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -185,9 +204,8 @@ def _least_squared_error(
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     counts: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     for part in batches(network, inputs):
-        for name, value in zip(
-            names, session.run(names, {network.input_names[0]: part}), strict=True
-        ):
+        values = session.run(names, {feed: part})
+        for name, value in zip((feed, *names), (part, *values), strict=True):
             counted = np.histogram(value, _BINS, limits[name])[0].astype(np.float64)
             counts[name] = counts.get(name, np.zeros(_BINS)) + counted
     result = dict(limits)

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from quantization.bits import BitWidths
+from quantization.deployment import Correction, Corrections
 from quantization.errors import ModelError
 from quantization.execution import Executor, Plan, Values
-from quantization.export import Correction, Corrections, Exporter
+from quantization.export import Exporter
 from quantization.network import Layer
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from quantization.bits import BitWidths
-from quantization.export import Correction, Exporter
+from quantization.deployment import Correction
+from quantization.export import Exporter
 from quantization.network import Layer
 
 _GAIN_LIMIT = 4.0
@@ -59,7 +60,7 @@ def match(
         summed: of its sums of products.
         float_network: of its output in the float network.
     """
-    scale, bias = (torch.from_numpy(a) for a in exporter.corrected(layer, bits, None))
+    scale, bias = (torch.from_numpy(a) for a in exporter.parameters.corrected(layer, bits, None))
     if not bits.reads.is_float:
         scale = scale * exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale
     mean, deviation = summed.mean * scale + bias, summed.deviation * scale

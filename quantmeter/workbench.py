@@ -8,9 +8,9 @@ import numpy as np
 
 from hil.device import detect
 from hil.ort import random_inputs
-from quantization.deployment import range_method
+from quantization.deployment import Corrections, ExportOptions, range_method
 from quantization.errors import DataError
-from quantization.export import Corrections, Exporter, ExportOptions
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array

@@ -8,7 +8,8 @@ from costmodels.pricing import total
 from costmodels.size import ExportedSize
 from costmodels.units import Metric, Unit
 from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, parse_choices
-from quantization.export import Exporter, ExportOptions
+from quantization.deployment import ExportOptions
+from quantization.export import Exporter
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import collect_ranges, made_up_ranges
 from tests.networks import Subject

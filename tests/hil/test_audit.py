@@ -19,7 +19,8 @@ from hil.audit import (
 )
 from hil.ort import optimized_graph
 from quantization.bits import FLOAT32, BitWidths
-from quantization.export import Exporter, ExportOptions
+from quantization.deployment import ExportOptions
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import Policy
 from quantization.ranges import made_up_ranges
@@ -163,6 +164,25 @@ MOVED: dict[str, tuple[list[onnx.NodeProto], dict[str, "np.ndarray[Any, Any]"], 
         DEPTHWISE,
         FLOAT_MIDDLE,
     ),
+    "a pad that the convolution takes over": (
+        [node("Pad", "t pads", "s", "pad"), node("Conv", "s w", "u", "middle", group=16)],
+        {**DEPTHWISE, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])},
+        FLOAT_MIDDLE,
+    ),
+    "an expansion to the same shape": (
+        [node("Expand", "t shape", "s", "same"), node("Conv", "s w", "u", "middle", group=16)],
+        {**DEPTHWISE, "shape": np.array([1, 16, 8, 8])},
+        FLOAT_MIDDLE,
+    ),
+    "one element": (
+        [
+            node("GlobalAveragePool", "t", "m", "mean"),
+            node("Conv", "m n", "s", "narrow"),
+            node("Conv", "s w", "u", "middle"),
+        ],
+        {"n": normal(1, 16, 1, 1), "w": normal(16, 1, 1, 1)},
+        Policy({"first": W8A8, "narrow": W8A8, "last": W8A8}),
+    ),
 }
 
 
@@ -173,6 +193,25 @@ def test_the_guard_holds_with(kind: str) -> None:
     assert executed(checked(network, policy))["middle"] == "Conv"
     bare = checked(network, policy, ExportOptions(guard_float=False))
     assert executed(bare)["middle"] == "QLinearConv"
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (4, 8)])
+def test_the_guard_holds_for_a_gemm_of_one_feature(shape: tuple[int, int]) -> None:
+    names = {"first": "x a t", "middle": "t w u", "last": "u c y"}
+    nodes = [node("Gemm", " ".join(n.split()[:2]), n.split()[2], k) for k, n in names.items()]
+    constants = {"a": normal(8, 1), "w": normal(1, 8), "c": normal(8, 4)}
+    network = read_network(make_model(nodes, constants, {"x": shape}, {"y": None}))
+    assert executed(checked(network, FLOAT_MIDDLE))["middle"] == "Gemm"
+    bare = checked(network, FLOAT_MIDDLE, ExportOptions(guard_float=False))
+    assert executed(bare)["middle"] == "QGemm"
+
+
+def test_float_glue_between_integer_layers_stays_float() -> None:
+    network = chain([node("Softmax", "t", "u", "attention", axis=1)], {})
+    exporter = Exporter(network, made_up_ranges(network))
+    kinds = [n.op_type for n in optimized_graph(exporter.build(uniform(network, "w8a8"))).node]
+    assert "Softmax" in kinds
+    assert "QLinearSoftmax" not in kinds
 
 
 def test_the_guard_keeps_a_float_gemm_float() -> None:

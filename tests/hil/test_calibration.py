@@ -17,7 +17,8 @@ from hil.ort import one_feed, random_inputs
 from hil.profile import node_shares
 from hil.tables import measured_table, spread_table
 from quantization.bits import FLOAT32, BitWidths, parse_choices
-from quantization.export import Exporter, ExportOptions
+from quantization.deployment import ExportOptions
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import made_up_ranges

@@ -8,8 +8,8 @@ import pytest
 from costmodels.measurement import Device
 from costmodels.sketch import example_network
 from hil.device import detect, parse_cpuinfo, parse_meminfo
-from quantization.bits import BitWidths
-from quantization.export import Exporter, ExportOptions
+from quantization.deployment import ExportOptions
+from quantization.export import Exporter
 from quantization.ranges import made_up_ranges
 
 ZEN5 = """\
@@ -122,7 +122,5 @@ def test_the_exporter_reduces_the_range_of_weights_where_products_saturate(
     device = replace(SATURATING, isa=parse_cpuinfo(text)[1])
     options = ExportOptions(weight_method="minmax", reduce_range=device.saturates)
     exporter = Exporter(network, made_up_ranges(network), options)
-    assert abs(exporter.weight("stem", BitWidths(8, 8).weights).values.astype(int)).max() in (
-        largest,
-        largest + 1,
-    )
+    values = exporter.parameters.weight("stem", 8).values.astype(int)
+    assert abs(values).max() in (largest, largest + 1)

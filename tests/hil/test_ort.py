@@ -26,8 +26,8 @@ from hil.ort import (
     session_options,
 )
 from quantization.bits import FLOAT32, BitWidths, parse_choices
+from quantization.deployment import ExportOptions
 from quantization.errors import DataError, ModelError, PolicyError
-from quantization.export import ExportOptions
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.reading import read_network

@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from costmodels.sketch import example_network
 from hil.ort import Runner, optimized_graph
 from quantization.bits import FLOAT32, BitWidths
+from quantization.deployment import Correction, ExportOptions, not_deployable
 from quantization.errors import DataError, ModelError, PolicyError
-from quantization.export import (
-    Correction,
-    Exporter,
-    ExportOptions,
-    not_deployable,
-    parameter_names,
-    stored_name,
-)
+from quantization.export import Exporter, parameter_names, stored_name
 from quantization.network import Network
 from quantization.operators import GLUE
 from quantization.policy import Policy
@@ -197,7 +191,7 @@ def test_a_gemm_with_a_bias_per_row_is_not_deployable_and_says_so() -> None:
     with pytest.raises(PolicyError, match=r"'gemm'.*per row"):
         exporter.build(uniform(network, "w8a8"))
     with pytest.raises(ModelError, match="bias per row"):
-        exporter.bias("gemm")
+        exporter.parameters.bias("gemm")
     [found] = Runner(exporter.build(Policy({})), 1, {"x": normal(5, 4)})()
     np.testing.assert_allclose(found, normal(5, 4) @ normal(4, 3) + normal(5, 3), rtol=1e-5)
 
@@ -494,10 +488,10 @@ def test_a_range_that_is_not_finite_is_an_error() -> None:
 def test_a_reduced_range_uses_seven_bits(small: Subject) -> None:
     exporter = Exporter(small.network, small.exporter.ranges, ExportOptions(reduce_range=True))
     for name in small.network.layer_names:
-        values = exporter.weight(name, 8).values
+        values = exporter.parameters.weight(name, 8).values
         assert values.min() >= -64
         assert values.max() <= 63
-        assert small.exporter.weight(name, 8).values.max() > 63
+        assert small.exporter.parameters.weight(name, 8).values.max() > 63
     policy = uniform(small.network, "w8a8")
     assert exporter.size_bytes(policy) == small.exporter.size_bytes(policy)
 

@@ -139,7 +139,7 @@ def test_a_default_session_executes_an_integer_kernel_on_exactly_these_integers(
     known = set(parameter_names(network, "layer"))
     held = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     weights = [held[n] for n in kernel.input if n in known and held[n].dtype == np.int8]
-    expected = exporter.weight("layer", bits).values
+    expected = exporter.parameters.weight("layer", bits).values
     assert any(w.shape == expected.shape and np.array_equal(w, expected) for w in weights), (
         f"{kernel.op_type} reads other weights"
     )

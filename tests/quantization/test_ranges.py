@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from quantization.errors import DataError
+from quantization.export import Exporter
 from quantization.network import Network
 from quantization.quantizer import AffineGrid, Float32Array
 from quantization.ranges import (
@@ -54,9 +55,24 @@ def test_mse_errs_less_than_minmax_where_one_value_sticks_out() -> None:
     images = normal(20, 2, 2000)
     images[3, 1, 7] = 12.0
     network = identity(2000)
-    limits = {m: collect_ranges(network, images, m).limits["y"] for m in RANGE_METHODS}
-    errors = {m: squared_error(images, found) for m, found in limits.items()}
-    assert errors["mse"] < errors["minmax"]
+    limits = {m: collect_ranges(network, images, m).limits for m in ("minmax", "mse")}
+    for tensor in ("x", "y"):  # the network's input too
+        errors = {m: squared_error(images, found[tensor]) for m, found in limits.items()}
+        assert errors["mse"] < errors["minmax"]
+    assert limits["mse"]["x"] == pytest.approx(limits["mse"]["y"])
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_collecting_prints_nothing(method: RangeMethod, capfd: pytest.CaptureFixture[str]) -> None:
+    collect_ranges(identity(100), normal(5, 2, 100), method)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ranges_of_another_network_are_an_error() -> None:
+    ranges = made_up_ranges(identity(100))
+    Exporter(identity(100), ranges)
+    with pytest.raises(DataError, match="another network"):
+        Exporter(identity(101), ranges)
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)

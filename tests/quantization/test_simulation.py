@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 
 from quantization.bits import BitWidths
+from quantization.deployment import Correction
 from quantization.errors import DataError, ModelError
-from quantization.export import Correction, Exporter
+from quantization.export import Exporter
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
 from quantization.ranges import made_up_ranges
