@@ -319,10 +319,12 @@ class Exporter:
 
     def _to_float(self, tensor: Tensor) -> bytes:
         own = self._tensor_id[tensor.name]
-        if not (self.options.guard_float and tensor.consumers):
+        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
+        if not (self.options.guard_float and readers):  # the caller reads what nobody else does
             return fragment([dequantize(own, tensor.name)], {})
         axis = _repeated_axis(tensor)
-        if axis is None or self._is_second_operand(tensor):
+        second = any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
+        if axis is None or second:
             return self._to_float_in_steps(tensor)
         grid, extent = self.ranges.grid(tensor.name, 8), tensor.shape[axis]
         node = helper.make_node(
@@ -331,10 +333,6 @@ class Exporter:
         scales = np.full(extent, grid.scale, np.float32)
         zeros = np.full(extent, grid.zero_point, np.uint8)
         return fragment([node], {f"{own}:S": scales, f"{own}:Z": zeros})
-
-    def _is_second_operand(self, tensor: Tensor) -> bool:
-        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
-        return any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
 
     def _to_float_in_steps(self, tensor: Tensor) -> bytes:
         """Dequantize by three operators: the same numbers, and a pattern that no rewrite knows.
