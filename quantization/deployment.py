@@ -10,6 +10,7 @@ from quantization.quantizer import Float32Array, WeightMethod
 from quantization.ranges import RANGE_METHODS, RangeMethod
 
 _POLICY_OPTIONS = frozenset({"accuracy_level", "ranges"})
+_IDLE_OPTIONS = frozenset({"accuracy_level"})
 DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
 
 
@@ -65,6 +66,11 @@ def check_options(options: Mapping[str, object]) -> None:
                 f"{did_you_mean(name, _POLICY_OPTIONS)}; known: {known}"
             )
     range_method(options)
+
+
+def idle_options(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the known options of a policy that decide nothing when it is deployed."""
+    return tuple(sorted(_IDLE_OPTIONS & set(options)))
 
 
 def range_method(options: Mapping[str, object]) -> RangeMethod:

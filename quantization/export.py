@@ -34,7 +34,6 @@ from quantization.deployment import (
     Correction,
     Corrections,
     ExportOptions,
-    check_options,
     not_deployable,
 )
 from quantization.errors import PolicyError
@@ -160,7 +159,6 @@ class Exporter:
 
     def _parts(self, policy: Policy, corrections: Corrections) -> list[bytes]:
         chosen = formats(self.network, policy)
-        check_options(policy.options)
         for layer in self.network.layers:
             if reason := not_deployable(layer, bits := policy[layer.name]):
                 raise PolicyError(f"layer {layer.name!r} at {bits} is not deployable: {reason}")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantization.bits import FLOAT32, BitWidths
+from quantization.deployment import check_options
 from quantization.errors import BitWidthError, PolicyError
 from quantization.network import Network
 
@@ -41,11 +42,13 @@ class Policy:
         return self.layers.get(layer, FLOAT32)
 
     def check(self, network: Network) -> None:
-        """Raise unless every named layer is one of `network` and ties are respected.
+        """Raise unless layers and options are known and ties are respected.
 
         Raises:
-            PolicyError: for an unknown layer (names close matches) or unequal bits in a tie.
+            PolicyError: for an unknown layer or option (names close matches), or unequal bits in a
+                tie.
         """
+        check_options(self.options)
         for name in self.layers:
             network.layer(name)
         for tie in network.ties:

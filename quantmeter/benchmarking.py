@@ -14,6 +14,7 @@ from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
 from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
 from quantization.bits import FLOAT32, BitWidths
+from quantization.deployment import idle_options
 from quantization.errors import PolicyError
 from quantization.policy import Policy
 from quantization.ranges import batches
@@ -136,6 +137,7 @@ def benchmark(
     if twice := sorted({*rivals, FLOAT} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
+    predicted = _predict(bench, costs, asked)  # says what cannot be priced before the timing
     models = {name: bench.export(policy) for name, policy in asked.items()}
     feed = one_feed(bench.network, bench.range_inputs)
     runners = {name: Runner(model, threads, feed) for name, model in models.items()}
@@ -146,7 +148,6 @@ def benchmark(
         TimingOptions(blocks=blocks, seed=bench.seed),
         progress=lambda share: progress(share, "timing, interleaved"),
     )
-    predicted = _predict(bench, costs, asked)
     score = score and bench.data is not None and bench.classifies
     results = []
     for name, policy in asked.items():
@@ -170,6 +171,11 @@ def benchmark(
             )
         )
     notes = ["random inputs: no accuracy is reported"] if bench.data is None else []
+    notes += [
+        f"{name}: the option {option} decides nothing on this runtime"
+        for name, policy in policies.items()
+        for option in idle_options(policy.options)
+    ]
     if bench.data is not None and not bench.classifies:
         notes.append("the output is not (N, classes): no accuracy is reported")
     return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), tuple(notes))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
-from costmodels.registry import backend
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.network import Network
+from quantmeter.costs import parse_costs
 from quantmeter.data import Data
 from quantmeter.workbench import open_workbench
 
@@ -51,7 +51,7 @@ def calibrate(
         inputs=None if bench.data is None else bench.range_inputs,
         progress=progress,
     )
-    made = backend(cost, context)
-    if Metric.LATENCY not in made.metrics:
+    costs = parse_costs([cost], context)
+    if Metric.LATENCY not in costs.models:
         raise BackendError(f"{cost} measures no latency; calibrate with --cost ort")
-    return made.table(bench.network, tuple(choices), Metric.LATENCY)
+    return costs.model(Metric.LATENCY).table(bench.network, tuple(choices), Metric.LATENCY)

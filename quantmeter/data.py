@@ -85,17 +85,29 @@ def read_data(path: str | Path) -> Data:
 
 
 def split_data(data: Data, seed: int) -> Split:
-    """Split images 20 / 40 / 40, each class in proportion, by `seed`."""
+    """Split images 20 / 40 / 40, each class in proportion, by `seed`.
+
+    Identical images go into one part: what the search saw is never in the test part.
+    """
     draw = np.random.default_rng(seed)
     classes = np.zeros(len(data.x), np.int64) if data.y is None else data.y
     bounds = np.cumsum(list(SHARES.values()))[:-1]
+    seen: dict[bytes, int] = {}  # an image's bytes to its first position
+    first = np.array([seen.setdefault(image.tobytes(), i) for i, image in enumerate(data.x)])
+    single = first == np.arange(len(first))
     # Rounding runs on from class to class, so that rare classes do not empty a part.
     order = np.concatenate(
-        [draw.permutation(np.flatnonzero(classes == c)) for c in np.unique(classes)]
+        [
+            draw.permutation(np.flatnonzero(single & (classes == c)))
+            for c in draw.permutation(np.unique(classes[single]))
+        ]
     )
     phase = (np.arange(len(order)) * _GOLDEN) % 1.0
-    part_of = np.searchsorted(bounds, phase, side="right")
-    ranges, search, test = (np.sort(order[part_of == number]) for number in range(len(SHARES)))
+    part_of = np.empty(len(first), np.int64)
+    part_of[order] = np.searchsorted(bounds, phase, side="right")
+    ranges, search, test = (np.flatnonzero(part_of[first] == part) for part in range(len(SHARES)))
+    if min(map(len, (ranges, search, test))) == 0:
+        raise DataError(f"only {len(order)} of {len(first)} images differ; a part would be empty")
     return Split(ranges, search, test, seed)
 
 

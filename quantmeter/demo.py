@@ -14,21 +14,21 @@ from costmodels.size import ExportedSize
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES
+from quantization.errors import BudgetError
 from quantization.policy import IndexArray, Policy
 from quantization.reading import read_network
 from quantmeter.benchmarking import FLOAT, Benchmark, accuracy_on_test, benchmark
 from quantmeter.calibrating import calibrate
 from quantmeter.costs import Costs
 from quantmeter.data import Data
-from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, DemoResult
-from quantmeter.reference_task import load_digits_task
+from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, DemoResult, discard, meets
+from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 from quantmeter.searching import Found, Prepared, describe, prepare, run_method
 from quantmeter.workbench import Workbench, open_workbench
 from search.budgets import BudgetRequest
 from search.exact import Solution, solve
 from search.oracle import Interval
 
-MODEL = Path(__file__).parent / "data" / "digits.onnx"
 _ATTEMPTS = 4
 """The first search, and at most three more on a tightened table."""
 _PROXY_EPISODES = 600
@@ -97,45 +97,77 @@ def run_demo(options: DemoOptions, out: Path, bar: Bar) -> DemoResult:
         BudgetRequest(Metric.LATENCY, LATENCY_BUDGET, relative=True),
         BudgetRequest(Metric.SIZE, float(_uniform_bytes(bench))),
     ]
-    prepared: Prepared | None = None
-    tightened, attempt = table, 0
-    while True:
-        attempt += 1
-        costs = _costs(tightened)
-        if prepared is None:
-            with bar("sensitivity") as progress:
-                prepared = prepare(bench, costs, requests, DEFAULT_CHOICES, progress=progress)
-        else:
-            tables = {**prepared.problem.tables, Metric.LATENCY: tightened}
-            problem = replace(prepared.problem, tables=tables)
-            prepared = replace(prepared, costs=costs, problem=problem)
-        rows, optimum = _search(prepared, options, bar)
-        policies = {row.name: row.policy for row in rows}
+    with bar("sensitivity") as progress:
+        prepared = prepare(bench, _costs(table), requests, DEFAULT_CHOICES, progress=progress)
+    found = _search_until_met(prepared, table, options, bar)
+    float_accuracy, rows = _read_test_part(bench, found.rows)
+    result = DemoResult(
+        found.prepared,
+        table,
+        rows,
+        found.timed,
+        found.optimum,
+        found.deployed,
+        found.attempts,
+        float_accuracy,
+    )
+    result.write(out)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """The last search whose policies were timed; fields as in `DemoResult`."""
+
+    prepared: Prepared
+    rows: Sequence[Found]
+    optimum: Solution
+    timed: Benchmark
+    deployed: str | None
+    attempts: int
+
+
+def _search_until_met(
+    prepared: Prepared, table: CostTable, options: DemoOptions, bar: Bar
+) -> _Outcome:
+    """Search, time the files, and search again on a dearer table while none meets the budgets."""
+    limit = prepared.problem.budgets[Metric.SIZE]
+    outcome: _Outcome | None = None
+    factor = 1.0
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            rows, optimum = _search(prepared, options, bar)
+        except BudgetError:
+            if outcome is None:
+                raise
+            return outcome  # on the dearer table nothing is left to search
         with bar("timing") as progress:
             timed = benchmark(
-                bench,
-                policies,
+                prepared.bench,
+                {row.name: row.policy for row in rows},
                 costs=_costs(table),
                 rivals=(FLOAT,),
                 blocks=options.blocks,
                 score=False,
                 progress=progress,
             )
-        deployed = _deployed(rows, timed)
-        if deployed is not None or attempt == _ATTEMPTS:
+        deployed = _deployed(rows, timed, limit)
+        outcome = _Outcome(prepared, rows, optimum, timed, deployed, attempt)
+        if deployed is not None:
             break
-        tightened = _tighten(tightened, rows, timed)
-    float_accuracy, tested = _read_test_part(bench, rows)
-    result = DemoResult(prepared, table, tested, timed, optimum, deployed, attempt, float_accuracy)
-    result.write(out)
-    return result
+        factor = _shortfall(timed, limit, factor)
+        tables = {**prepared.problem.tables, Metric.LATENCY: _dearer(table, factor)}
+        prepared = replace(prepared, problem=replace(prepared.problem, tables=tables))
+    assert outcome is not None
+    return outcome
 
 
 def _open(options: DemoOptions, out: Path) -> Workbench:
     task = load_digits_task()  # its own seed: the shipped network was trained on that split
     data = Data(task.unseen_images, task.unseen_labels)
+    discard(out)
     np.savez_compressed(out / "data.npz", x=task.unseen_images, y=task.unseen_labels)
-    (out / "model.onnx").write_bytes(MODEL.read_bytes())
+    (out / "model.onnx").write_bytes(SHIPPED_MODEL.read_bytes())
     return open_workbench(read_network(out / "model.onnx"), data, seed=options.seed)
 
 
@@ -174,32 +206,35 @@ def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Fo
     return rows, optimum
 
 
-def _deployed(rows: Sequence[Found], timed: Benchmark) -> str | None:
-    """The most accurate on the search part whose measured upper limit meets the budgets."""
-    upper = {r.name: r.ratio_to_float.high for r in timed.results}
-    audited = {r.name: r.audit.ok for r in timed.results}
-    fits = [
-        row
-        for row in rows
-        if row.feasible and audited[row.name] and upper[row.name] <= LATENCY_BUDGET
-    ]
-    best = max(fits, key=lambda row: (row.search_accuracy, -row.loss), default=None)
+def _deployed(rows: Sequence[Found], timed: Benchmark, size_bytes: float) -> str | None:
+    """The most accurate on the search part whose file meets the budgets when measured."""
+    fitting = {r.name for r in timed.results if meets(r, size_bytes)}
+    best = max(
+        (row for row in rows if row.name in fitting),
+        key=lambda row: (row.search_accuracy, -row.loss),
+        default=None,
+    )
     return None if best is None else best.name
 
 
-def _tighten(table: CostTable, rows: Sequence[Found], timed: Benchmark) -> CostTable:
-    """Make integer kernels dearer by the largest factor by which a prediction fell short."""
-    feasible = {row.name for row in rows if row.feasible}
+def _shortfall(timed: Benchmark, size_bytes: float, factor: float) -> float:
+    """Return by how much the measured table is to be dearer; more than `factor`, the last answer.
+
+    It is the largest factor by which a prediction of a file within the size budget fell short.
+    """
     shortfalls = [
         r.ratio_to_float.high / r.predicted_ratio_to_float
         for r in timed.results
-        if r.name in feasible and r.predicted_ratio_to_float
+        if r.size_bytes <= size_bytes and r.predicted_ratio_to_float
     ]
-    factor = max([1.01, *shortfalls])
+    return max(factor * 1.01, *shortfalls)
+
+
+def _dearer(table: CostTable, factor: float) -> CostTable:
+    """Multiply the costs of integer kernels."""
     integer = np.array([not c.reads.is_float for c in table.choices])
     value = np.where(integer, table.unary.value * factor, table.unary.value)
-    unary = replace(table.unary, value=value)
-    return replace(table, unary=unary)
+    return replace(table, unary=replace(table.unary, value=value))
 
 
 def _read_test_part(bench: Workbench, rows: Sequence[Found]) -> tuple[Interval, tuple[Found, ...]]:

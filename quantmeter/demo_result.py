@@ -12,7 +12,7 @@ from costmodels.units import Metric
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError
 from quantization.policy import Policy
-from quantmeter.benchmarking import FLOAT, Benchmark
+from quantmeter.benchmarking import FLOAT, Benchmark, Benchmarked
 from quantmeter.preparing import Prepared
 from quantmeter.runs import Found
 from search.exact import Solution
@@ -142,12 +142,27 @@ class DemoResult:
             }
 
     def exceeded(self) -> BudgetError:
-        """Return the error that says that no policy met its budget when measured."""
-        best = min(r.ratio_to_float.high for r in self.timed.results if r.name != FLOAT)
+        """Return the error that says that no policy met its budgets when measured."""
+        size = self.prepared.problem.budgets[Metric.SIZE]
+        small = [r for r in self.timed.results if r.size_bytes <= size]
+        best = min((r.ratio_to_float.high for r in small if r.audit.ok), default=math.nan)
         return BudgetError(
-            f"after {self.attempts} searches no policy met {LATENCY_BUDGET}x of float when "
-            f"measured; the lowest upper limit was {best:.3f}x"
+            f"after {self.attempts} searches no audited policy of at most {size:,.0f} bytes met "
+            f"{LATENCY_BUDGET}x of float when measured; the lowest upper limit was {best:.3f}x"
         )
+
+
+def meets(result: Benchmarked, size_bytes: float) -> bool:
+    """Whether a file is what was asked for and meets the budgets, by its measured upper limit."""
+    fast = result.ratio_to_float.high <= LATENCY_BUDGET
+    return result.audit.ok and fast and result.size_bytes <= size_bytes
+
+
+def discard(out: Path) -> None:
+    """Delete what another run left in the folder `out`, so that no two runs are mixed."""
+    for pattern in ("*.policy.json", "deployed.onnx", "result.json", "report.html", "table.json"):
+        for path in out.glob(pattern):
+            path.unlink()
 
 
 def _slug(name: str) -> str:

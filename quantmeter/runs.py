@@ -28,7 +28,7 @@ class Found:
         gap: proxy loss over the exact optimum, less 1; None if the optimum is 0.
         search_accuracy: on the search part, simulated.
         test_accuracy: on the held-out part, with its interval; None until it is reported.
-        costs: in each metric, SI units; size is exact.
+        costs: in each metric by the tables that were searched, in their units; size is exact.
         feasible: whether every budget is met.
         log: figures of the method.
     """
@@ -68,14 +68,12 @@ def describe(
     log: Mapping[str, float | str] | None = None,
 ) -> Found:
     """Return what the search knows of one policy, (L,); the test part is not read."""
-    bench, problem = prepared.bench, prepared.problem
+    problem = prepared.problem
     policy = prepared.policy(index)
     loss = float(problem.proxy_loss(index[None])[0])
-    batch = prepared.batch(index[None])
-    priced = {
-        m: float(model.total(bench.network, batch, m)[0])
-        for m, model in prepared.costs.models.items()
-    }
+    priced = {metric: float(cost[0]) for metric, cost in problem.costs(index[None]).items()}
+    [size] = prepared.costs.total(prepared.bench.network, [policy], Metric.SIZE)
+    priced[Metric.SIZE] = float(size)
     return Found(
         name,
         policy,

@@ -29,7 +29,8 @@ from quantmeter.runs import (
 from quantmeter.workbench import open_workbench
 from search.budgets import parse_budgets
 from search.exact import Exact, Solution, solve
-from search.greedy import Greedy
+from search.greedy import Greedy, greedy_policy
+from search.problem import Problem
 from search.reinforce import Reinforce, ReinforceConfig
 from search.sampling import RandomSearch
 from search.searcher import Searcher, SearchResult, Trial
@@ -112,6 +113,12 @@ def run_method(
     return result
 
 
+def _warm_start(problem: Problem) -> IndexArray | None:
+    """What greedy search finds, (L,); None if it finds nothing within the budgets."""
+    found = greedy_policy(problem)
+    return None if found is None else found[0]
+
+
 @dataclass(frozen=True, eq=False)
 class SearchReport:
     """What `search` returns and writes.
@@ -140,6 +147,7 @@ def search(
     method: str = "reinforce",
     reward: str = "accuracy",
     episodes: int = 600,
+    warm: bool = False,
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
     ranges: RangeMethod = "minmax",
@@ -159,6 +167,7 @@ def search(
         method: one of `METHODS`.
         reward: ``accuracy`` or ``proxy``.
         episodes: policies to try.
+        warm: let REINFORCE start from what greedy search finds on the proxy loss.
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
@@ -190,6 +199,8 @@ def search(
     optimum = solve(prepared.problem)
     stream: IO[str] | None = None
     if folder is not None:
+        for name in (POLICY, RESULT):  # of an earlier run: two runs are never mixed
+            (folder / name).unlink(missing_ok=True)
         stream = (folder / TRIALS).open("w", encoding="utf-8")
     try:
         result = run_method(
@@ -198,6 +209,7 @@ def search(
             reward=reward,
             episodes=episodes,
             seed=seed,
+            start=_warm_start(prepared.problem) if warm and method == "reinforce" else None,
             record=None if stream is None else trial_writer(prepared, stream),
             progress=progress,
         )

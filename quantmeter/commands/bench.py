@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     policies = read_policies(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
-    context = BackendContext(threads=arguments.threads, inputs=bench.range_inputs)
+    context = BackendContext(
+        threads=arguments.threads, seed=arguments.seed, inputs=bench.range_inputs
+    )
     costs = parse_costs(arguments.cost, context) if arguments.cost else None
     with progress_bar("benchmarking") as progress:
         found = benchmark(

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(result, console(), out)
     if result.deployed is None:
-        console().print(str(result.exceeded()))
+        print(f"quantmeter: {result.exceeded()}", file=sys.stderr)
         return 1
     return 0
 
@@ -63,6 +63,7 @@ def _announce(title: str) -> Iterator[Callable[[float, str], None]]:
 
 def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
     from costmodels.units import Metric, Unit, format_quantity
+    from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, meets
 
     prepared = result.prepared
     problem, network = prepared.problem, prepared.bench.network
@@ -80,8 +81,8 @@ def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
     screen.print(_layer_table(result))
     limit = problem.budgets[Metric.SIZE]
     screen.print(
-        f"budgets: latency at most 0.7x of float, size at most "
-        f"{format_quantity(limit, Unit.BYTES)} (that of uniform w3a8)"
+        f"budgets: latency at most {LATENCY_BUDGET}x of float, size at most "
+        f"{format_quantity(limit, Unit.BYTES)} (that of uniform {EQUAL_SIZE})"
     )
     timed = {r.name: r for r in result.timed.results}
     rows = table(
@@ -102,7 +103,7 @@ def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
             "-" if predicted is None else f"{predicted:.3f}",
             f"{measured.mid:.3f} [{measured.low:.3f}, {measured.high:.3f}]",
             f"{timed[row.name].size_bytes:,}",
-            "met" if row.feasible else "over",
+            "met" if meets(timed[row.name], limit) else "over",
         )
     screen.print(rows)
     _print_verdict(result, screen)
@@ -135,6 +136,8 @@ def _layer_table(result: "DemoResult") -> "object":
 
 
 def _print_verdict(result: "DemoResult", screen: "Console") -> None:
+    from quantmeter.demo_result import LATENCY_BUDGET
+
     if result.deployed is None:
         return
     timed = next(r for r in result.timed.results if r.name == result.deployed)
@@ -144,7 +147,7 @@ def _print_verdict(result: "DemoResult", screen: "Console") -> None:
     assert predicted is not None
     screen.print(
         f"deployed: {result.deployed}; predicted {predicted:.3f}x of float, measured "
-        f"{ratio.mid:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}], budget 0.7x; "
+        f"{ratio.mid:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}], budget {LATENCY_BUDGET}x; "
         f"{accuracy.share:.2%} of the test images right when the exported file runs; "
         f"audit {'ok' if timed.audit.ok else 'FAILED'}"
     )

@@ -27,6 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, audit, and write the file only if the audit passes."""
     from hil.audit import audit
+    from quantization.deployment import idle_options
     from quantization.policy import Policy
     from quantmeter.files import require_file
     from quantmeter.workbench import open_workbench
@@ -40,15 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
     found = audit(bench.network, policy, model, expected, bench.exporter.options)
     found.require()
     out.write_bytes(model)
-    note = "" if bench.data is not None else "random inputs: ranges are made up, no accuracy"
+    notes = [] if bench.data is not None else ["random inputs: ranges mean nothing, no accuracy"]
+    notes += [
+        f"the option {o} decides nothing on this runtime" for o in idle_options(policy.options)
+    ]
     if arguments.json:
-        print_json({"out": str(out), "audit": found.to_dict(), "notes": [note] if note else []})
+        print_json({"out": str(out), "audit": found.to_dict(), "notes": notes})
         return 0
     screen = console()
     screen.print(f"{out}: {len(model):,} bytes as predicted; bits and kernels as asked")
     for entry in found.layers:
         if entry.reason:
             screen.print(f"note: layer {entry.name}: {entry.reason}")
-    if note:
+    for note in notes:
         screen.print(f"note: {note}")
     return 0

@@ -47,6 +47,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")
     parser.add_argument(
+        "--warm", action="store_true", help="REINFORCE starts from what greedy search finds"
+    )
+    parser.add_argument(
         "--tie",
         action="append",
         default=[],
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             method=arguments.method,
             reward=arguments.reward,
             episodes=arguments.episodes,
+            warm=arguments.warm,
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],
             ranges=arguments.ranges,
@@ -101,10 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
         f"[{test.low:.2%}, {test.high:.2%}] on the test images"
     )
     best = report.optimum.loss
+    named = "exact optimum" if report.optimum.proven else "best that the solver found in time,"
     above = "equal to" if found.gap is None else f"{max(found.gap, 0.0):.1%} above"
     if found.gap is None and found.loss > 0:
         above = "above"
-    out.print(f"proxy loss: {found.loss:.4g}, {above} the exact optimum {best:.4g}")
+    out.print(f"proxy loss: {found.loss:.4g}, {above} the {named} {best:.4g}")
     for name, budget in report.summary["budgets"].items():
         cost = found.costs[Metric(name)]
         unit = Unit(budget["unit"])

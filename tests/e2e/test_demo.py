@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +14,19 @@ import numpy as np
 import onnx
 import pytest
 
+from costmodels.model import BackendContext
+from costmodels.registry import backend
+from costmodels.size import ExportedSize
 from costmodels.sketch import example_network
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from hil.timing import Ratio
 from quantization.bits import BitWidths
+from quantization.policy import Policy
 from quantmeter import demo
+from quantmeter.preparing import Prepared
+from search.exact import solve
+from search.problem import Problem
 
 
 def test_the_quick_demo_deploys_an_audited_policy_that_meets_both_budgets(tmp_path: Path) -> None:
@@ -48,40 +57,93 @@ class _Row:
     name: str
     search_accuracy: float
     loss: float = 1.0
-    feasible: bool = True
+    policy: Policy = field(default_factory=lambda: Policy({}))
 
 
-def _timed(**high: float) -> Any:
-    results = [
-        SimpleNamespace(
-            name=name,
-            ratio_to_float=Ratio(value - 0.02, value - 0.01, value),
-            predicted_ratio_to_float=0.5,
-            audit=SimpleNamespace(ok=True),
-        )
-        for name, value in high.items()
-    ]
+def _result(name: str, high: float, *, size: int = 100, ok: bool = True) -> Any:
+    return SimpleNamespace(
+        name=name,
+        ratio_to_float=Ratio(high - 0.02, high - 0.01, high),
+        predicted_ratio_to_float=0.5,
+        size_bytes=size,
+        audit=SimpleNamespace(ok=ok),
+    )
+
+
+def _timed(*results: Any) -> Any:
     return SimpleNamespace(results=results)
 
 
-def test_the_deployed_policy_is_the_most_accurate_whose_upper_limit_meets_the_budget() -> None:
-    rows: Any = [_Row("slow", 0.99), _Row("fits", 0.97), _Row("worse", 0.95)]
-    assert demo._deployed(rows, _timed(slow=0.71, fits=0.69, worse=0.5)) == "fits"
-    rows[1] = replace(rows[1], feasible=False)
-    assert demo._deployed(rows, _timed(slow=0.71, fits=0.69, worse=0.5)) == "worse"
-    assert demo._deployed(rows, _timed(slow=0.71, fits=0.69, worse=0.8)) is None
+def test_the_deployed_policy_is_the_most_accurate_whose_file_meets_the_budgets() -> None:
+    rows: Any = [_Row("first", 0.99), _Row("second", 0.97), _Row("third", 0.95)]
+    second, third = _result("second", 0.69), _result("third", 0.5)
+    for first in (
+        _result("first", 0.71),
+        _result("first", 0.5, size=101),
+        _result("first", 0.5, ok=False),
+    ):
+        assert demo._deployed(rows, _timed(first, second, third), 100.0) == "second"
+        assert demo._deployed(rows, _timed(first), 100.0) is None
 
 
-def test_a_prediction_that_fell_short_makes_integer_layers_dearer_by_that_factor() -> None:
-    network = example_network()
+def test_the_table_gets_dearer_by_the_largest_shortfall_and_by_more_each_time() -> None:
+    timed = _timed(_result("a", 0.75), _result("b", 0.72), _result("too large", 1.5, size=101))
+    assert demo._shortfall(timed, 100.0, 1.0) == pytest.approx(0.75 / 0.5)
+    assert demo._shortfall(timed, 100.0, 1.5) == pytest.approx(1.5 * 1.01)
+
+
+def _latency_table() -> CostTable:
     choices = (BitWidths(8, 8), BitWidths(32, 32))
-    from costmodels.model import BackendContext
-    from costmodels.registry import backend
+    model = backend("analytical:haq", BackendContext())
+    return model.table(example_network(), choices, Metric.LATENCY)
 
-    table: CostTable = backend("analytical:haq", BackendContext()).table(
-        network, choices, Metric.LATENCY
+
+def test_a_dearer_table_multiplies_integer_kernels_only() -> None:
+    table = _latency_table()
+    dearer = demo._dearer(table, 1.5)
+    np.testing.assert_allclose(dearer.unary.value[:, 0], table.unary.value[:, 0] * 1.5)
+    np.testing.assert_array_equal(dearer.unary.value[:, 1], table.unary.value[:, 1])
+
+
+@contextmanager
+def _no_bar(_title: str) -> Iterator[Callable[[float, str], None]]:
+    yield lambda _share, _what: None
+
+
+@pytest.mark.parametrize(
+    ("measured", "deployed", "attempts"),
+    [
+        ([0.6], "exact", 1),
+        ([0.72, 0.6], "exact", 2),
+        ([0.72] * 4, None, 4),
+        ([1.5], None, 1),  # nothing is left on a table three times as dear
+    ],
+)
+def test_searching_goes_on_until_a_file_meets_its_budgets_or_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+    measured: list[float],
+    deployed: str | None,
+    attempts: int,
+) -> None:
+    table, network = _latency_table(), example_network()
+    floats = float(table.unary.value[:, 1].sum())
+    size = ExportedSize().table(network, table.choices, Metric.SIZE)
+    problem = Problem(
+        network,
+        table.choices,
+        {Metric.LATENCY: table, Metric.SIZE: size},
+        {Metric.LATENCY: 0.7 * floats, Metric.SIZE: 1e9},
+        np.tile([1.0, 0.0], (len(network.layers), 1)),
     )
-    rows: Any = [_Row("a", 0.9)]
-    tightened = demo._tighten(table, rows, _timed(a=0.75))
-    np.testing.assert_allclose(tightened.unary.value[:, 0], table.unary.value[:, 0] * 1.5)
-    np.testing.assert_array_equal(tightened.unary.value[:, 1], table.unary.value[:, 1])
+    rest = iter(measured)
+
+    def search(prepared: Any, *_: object) -> Any:
+        solution = solve(prepared.problem)
+        return [_Row("exact", 0.9)], solution
+
+    monkeypatch.setattr(demo, "_search", search)
+    monkeypatch.setattr(demo, "benchmark", lambda *_, **__: _timed(_result("exact", next(rest))))
+    prepared = Prepared(None, None, problem, None, None)  # type: ignore[arg-type]
+    found = demo._search_until_met(prepared, table, demo.DemoOptions(), _no_bar)
+    assert (found.deployed, found.attempts) == (deployed, attempts)
+    assert next(rest, None) is None

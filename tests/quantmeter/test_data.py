@@ -7,6 +7,7 @@ import pytest
 
 from costmodels.sketch import Sketch
 from quantization.errors import DataError
+from quantization.quantizer import Float32Array
 from quantmeter.data import Data, read_data, split_data
 from quantmeter.workbench import open_workbench
 
@@ -120,9 +121,13 @@ def test_arrays_that_do_not_fit_are_refused_with_the_file_named(
     assert "\n" not in str(caught.value)
 
 
+def _distinct(count: int) -> Float32Array:
+    return np.arange(count, dtype=np.float32)[:, None]
+
+
 def test_the_parts_are_disjoint_together_all_and_20_40_40() -> None:
     for count in (10, 11, 97, 897):
-        data = Data(np.zeros((count, 1), np.float32), None)
+        data = Data(_distinct(count), None)
         split = split_data(data, 0)
         parts = [split.ranges, split.search, split.test]
         assert sorted(np.concatenate(parts).tolist()) == list(range(count))
@@ -134,19 +139,33 @@ def test_the_parts_are_disjoint_together_all_and_20_40_40() -> None:
 def test_every_class_is_split_in_proportion() -> None:
     draw = np.random.default_rng(1)
     y = draw.choice(10, 900, p=np.arange(1, 11) / 55)
-    split = split_data(Data(np.zeros((900, 1), np.float32), y), 0)
+    split = split_data(Data(_distinct(900), y), 0)
     for part, share in ((split.ranges, 0.2), (split.search, 0.4), (split.test, 0.4)):
         held = np.bincount(y[part], minlength=10)
         assert (np.abs(held - share * np.bincount(y, minlength=10)) <= 3).all()
 
 
 def test_classes_of_one_image_do_not_empty_a_part() -> None:
-    split = split_data(Data(np.zeros((10, 1), np.float32), np.arange(10)), 0)
-    assert min(len(split.ranges), len(split.search), len(split.test)) >= 2
+    data = Data(_distinct(10), np.arange(10))
+    tests = []
+    for seed in range(5):
+        split = split_data(data, seed)
+        assert min(len(split.ranges), len(split.search), len(split.test)) >= 2
+        tests.append(tuple(split.test))
+    assert len(set(tests)) > 1
+
+
+def test_identical_images_go_into_one_part() -> None:
+    x = np.tile(_distinct(40), (3, 1))
+    split = split_data(Data(x, np.tile(np.arange(40) % 4, 3)), 0)
+    parts = [set(x[part].ravel()) for part in (split.ranges, split.search, split.test)]
+    assert sum(map(len, parts)) == 40
+    with pytest.raises(DataError, match="only 2 of 30 images differ"):
+        split_data(Data(np.tile(_distinct(2), (15, 1)), None), 0)
 
 
 def test_the_split_follows_the_seed_and_not_the_order_of_classes_in_the_file() -> None:
-    data = Data(np.zeros((100, 1), np.float32), Y)
+    data = Data(_distinct(100), Y)
     first, again, other = split_data(data, 3), split_data(data, 3), split_data(data, 4)
     np.testing.assert_array_equal(first.test, again.test)
     assert not np.array_equal(first.test, other.test)
