@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one epoch, to see that it runs")
     parser.add_argument("--epochs", type=int, default=None, help="passes over the images")
     parser.add_argument("--seed", type=int, default=0, help="initial weights and augmentation")
+    parser.add_argument("--learning-rate", type=float, default=None, help="peak of the cycle")
     parser.add_argument("--threads", type=int, default=None, help="torch threads")
     parser.add_argument("--output", type=Path, default=None, help=f"default {SHIPPED_MODEL}")
     arguments = parser.parse_args()
@@ -200,9 +202,9 @@ def main() -> None:
     def progress(epoch: int, loss: float) -> None:
         print(f"epoch {epoch:3d}  loss {loss:.4f}  {time.perf_counter() - start:.0f} s", flush=True)
 
-    schedule = {"epochs": 1} if arguments.quick else {}
-    if arguments.epochs is not None:
-        schedule = {"epochs": arguments.epochs}
+    epochs = 1 if arguments.quick and arguments.epochs is None else arguments.epochs
+    given = {"epochs": epochs, "peak_learning_rate": arguments.learning_rate}
+    schedule: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     train(
         network,
         task.train_images,

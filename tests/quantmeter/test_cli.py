@@ -212,7 +212,7 @@ def test_calibrate_writes_a_table_that_search_and_cost_take(call: Call, files: F
 
 
 def test_calibrate_takes_a_backend_that_measures_nothing(call: Call, files: Files) -> None:
-    answer = call("calibrate MODEL.onnx --cost analytical:haq --out H.json")
+    answer = call("calibrate MODEL.onnx --cost latency=analytical:haq --out H.json")
     assert (answer.status, answer.err) == (0, "")
     assert "nothing was measured" in answer.out
     assert (files.folder / "H.json").is_file()

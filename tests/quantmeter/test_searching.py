@@ -249,6 +249,28 @@ def test_a_second_search_into_the_same_folder_replaces_every_file_of_the_first(
     assert len(trials) == second.result.evaluations
 
 
+def test_an_interrupted_search_leaves_nothing_of_an_earlier_one(
+    digits: Subject, small_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _quick(digits, small_data, out=tmp_path)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quantmeter.searching.run_method", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["trials.jsonl"]
+    assert (tmp_path / "trials.jsonl").read_text() == ""
+
+
+def test_a_warm_reinforce_starts_from_what_greedy_finds(digits: Subject, small_data: Data) -> None:
+    given = {"budgets": ["size=170kB"], "reward": "proxy", "episodes": 10}
+    greedy = _quick(digits, small_data, method="greedy", **given)
+    warm = _quick(digits, small_data, method="reinforce", warm=True, **given)
+    assert warm.found.loss <= greedy.found.loss + 1e-12
+
+
 def test_wrong_arguments_are_refused_before_anything_is_written(
     digits: Subject, small_data: Data, tmp_path: Path
 ) -> None:
