@@ -61,7 +61,7 @@ class Analytical(TableBackend):
 
 
 def create(argument: str, context: BackendContext) -> Analytical:
-    """Make the backend of the preset called `argument`.
+    """Price by published numbers: ``analytical:haq`` or ``analytical:horowitz``.
 
     Raises:
         BackendError: if there is none; names close matches.

@@ -49,7 +49,7 @@ class TableReplay(TableBackend):
 
 
 def create(argument: str, context: BackendContext) -> TableReplay:
-    """Read the table file `argument`.
+    """Price by a stored table: ``table:FILE``.
 
     Raises:
         BackendError: if no file is named.

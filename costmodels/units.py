@@ -64,7 +64,8 @@ def parse_quantity(text: str, metric: Metric) -> float:
             return value
     example = {Metric.LATENCY: "8ms", Metric.ENERGY: "2mJ", Metric.SIZE: "4MB"}[metric]
     raise BudgetError(
-        f"{text!r} is no {metric.value}; write a positive number with unit: {example}"
+        f"{text!r} is no {metric.value}; write a positive number with unit, such as {example} "
+        "(or 0.7x, of the float model)"
     )
 
 

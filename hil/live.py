@@ -158,7 +158,7 @@ class OrtLive:
 
 
 def create(argument: str, context: BackendContext) -> OrtLive:
-    """Make the live backend; it takes no argument.
+    """Measure through ONNX Runtime on this machine: ``ort``.
 
     Raises:
         BackendError: if one is given.

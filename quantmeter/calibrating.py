@@ -5,6 +5,7 @@ from pathlib import Path
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
+from costmodels.replay import TableReplay
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES, BitWidths
@@ -52,6 +53,7 @@ def calibrate(
         progress=progress,
     )
     costs = parse_costs([cost], context)
-    if Metric.LATENCY not in costs.models:
+    priced = costs.models.get(Metric.LATENCY)
+    if priced is None or isinstance(priced, TableReplay):
         raise BackendError(f"{cost} measures no latency; calibrate with --cost ort")
-    return costs.model(Metric.LATENCY).table(bench.network, tuple(choices), Metric.LATENCY)
+    return priced.table(bench.network, tuple(choices), Metric.LATENCY)

@@ -2,9 +2,11 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from quantization.errors import QuantmeterError
@@ -27,6 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="quantmeter",
         description="What does each bit cost on this hardware, and where should the bits go?",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"quantmeter {version('quantmeter')}"
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"quantmeter.commands.{name}").add_parser(subparsers)
@@ -38,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The matrices of a fit are small: on a shared machine, threads of BLAS wait for each other and
     # make it 50 times as slow. Read when numpy and scipy are first imported, so not yet.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = io.StringIO()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may have no µ
     parsed = build_parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from costmodels.model import BackendContext
 from quantization.bits import DEFAULT_CHOICES, BitWidths
-from quantization.errors import BudgetError, QuantmeterError, did_you_mean
+from quantization.errors import BudgetError, PolicyError, QuantmeterError, did_you_mean
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantization.ranges import RangeMethod
@@ -187,6 +187,8 @@ def search(
     check_reward(reward)
     requests = parse_budgets(budgets)
     bench = open_workbench(model, data, seed=seed, ranges=ranges)
+    if short := [tie for tie in ties if len(set(tie)) < 2]:
+        raise PolicyError(f"a tie names at least two layers, not {','.join(short[0]) or 'none'}")
     bench.network.tied(ties)  # says at once that there is no such layer
     context = BackendContext(
         threads=threads, seconds=seconds, seed=seed, inputs=bench.range_inputs, progress=progress

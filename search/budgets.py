@@ -41,7 +41,7 @@ class BudgetRequest:
 
     def __str__(self) -> str:
         unit = "x" if self.relative else SI_UNIT[self.metric].value
-        return f"{self.metric.value}={self.value!r}{unit}"
+        return f"{self.metric.value}={repr(self.value).removesuffix('.0')}{unit}"
 
     def resolve(self, float_total: float) -> float:
         """Return the limit in the unit of the table.

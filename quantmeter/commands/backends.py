@@ -11,13 +11,18 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print name and origin of each backend."""
+    """Print name, origin and meaning of each backend."""
+    import inspect
+
     from costmodels.registry import backends
 
-    found = backends()
+    listed = []
+    for name, point in backends().items():
+        text = inspect.getdoc(point.load()) or ""
+        listed.append({"name": name, "factory": point.value, "usage": text.partition("\n")[0]})
     if arguments.json:
-        print_json({"backends": [{"name": n, "factory": p.value} for n, p in found.items()]})
+        print_json({"backends": listed})
         return 0
-    for name, point in found.items():
-        console().print(f"{name:<12} {point.value}")
+    for entry in listed:
+        console().print(f"{entry['name']:<12} {entry['usage']} ({entry['factory']})")
     return 0

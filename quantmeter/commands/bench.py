@@ -26,15 +26,21 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = add_command(subparsers, "bench", "export, audit and time policies", run)
     add_model(parser)
-    parser.add_argument("policy", nargs="+", metavar="POLICY.json")
+    parser.add_argument("policy", nargs="+", metavar="POLICY.json", help="policy files")
     add_data(parser)
     add_costs(parser)
     add_seed(parser)
     add_threads(parser)
     parser.add_argument(
-        "--vs", action="append", default=[], metavar="RIVAL", help="float or bits such as w8a8"
+        "--vs",
+        action="append",
+        default=[],
+        metavar="RIVAL",
+        help="float, or bits for every layer such as w8a8; repeat (float is always the reference)",
     )
-    parser.add_argument("--blocks", type=positive, default=20, help="turns of each (default 20)")
+    parser.add_argument(
+        "--blocks", type=positive, default=20, help="turns of each candidate (default 20)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,18 +28,20 @@ def add_parser(subparsers: Subparsers) -> None:
     add_threads(parser)
     parser.add_argument("--cost", default="ort", metavar="BACKEND", help="default ort")
     add_time(parser)
-    parser.add_argument("--out", required=True, metavar="TABLE.json")
+    parser.add_argument(
+        "--out", required=True, metavar="TABLE.json", help="the table that is written"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the table, and say how good it is."""
     from costmodels.units import parse_duration
     from quantmeter.calibrating import calibrate
-    from quantmeter.files import require_file
+    from quantmeter.files import require_file, write
 
     seconds = parse_duration(arguments.time)
     out = Path(arguments.out)
-    require_file(out)
+    require_file(out, arguments.model, arguments.data)
     with progress_bar("calibrating") as progress:
         table = calibrate(
             arguments.model,
@@ -51,12 +53,16 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    out.write_text(table.to_json(), encoding="utf-8")
+    write(out, table.to_json())
     known = ("policies", "held_out_policies", "held_out_mean_absolute_error", "inputs")
-    summary = {"out": str(out), **{key: table.source.get(key) for key in known}}
+    runs = [bool(column.any()) for column in table.supported.T]
+    masked = [str(bits) for bits, ok in zip(table.choices, runs, strict=True) if not ok]
+    summary = {"out": str(out), **{key: table.source.get(key) for key in known}, "masked": masked}
     if arguments.json:
         print_json(summary)
         return 0
+    if masked:
+        console().print(f"no layer can run at {', '.join(masked)} here: masked in the table")
     if summary["policies"] is None:
         console().print(f"{out}: written as {arguments.cost} has it; nothing was measured")
         return 0

@@ -24,7 +24,12 @@ def add_parser(subparsers: Subparsers) -> None:
     add_costs(parser)
     add_threads(parser)
     add_time(parser)
-    parser.add_argument("--metric", choices=("latency", "energy", "size"), required=True)
+    parser.add_argument(
+        "--metric",
+        choices=("latency", "energy", "size"),
+        required=True,
+        help="size needs no --cost: it is the exported file's",
+    )
     parser.add_argument("--policy", metavar="POLICY.json", help="default: every layer float32")
 
 
@@ -109,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     out.print(rows)
     out.print(f"total: {format_quantity(exact, priced.unit)} ({', '.join(provenance)})")
+    if min(glue, conversion, priced.constant) < 0:
+        notes.append("what is fitted may be negative: a fusion that is gained, or an even split")
     for note in notes:
         out.print(f"note: {note}")
     return 0

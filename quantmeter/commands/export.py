@@ -18,10 +18,10 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = add_command(subparsers, "export", "write the deployable model of a policy", run)
     add_model(parser)
-    parser.add_argument("policy", metavar="POLICY.json")
+    parser.add_argument("policy", metavar="POLICY.json", help="a policy file")
     add_data(parser)
     add_seed(parser)
-    parser.add_argument("--out", required=True, metavar="Q.onnx")
+    parser.add_argument("--out", required=True, metavar="Q.onnx", help="the file that is written")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,18 +29,18 @@ def run(arguments: argparse.Namespace) -> int:
     from hil.audit import audit
     from quantization.deployment import idle_options
     from quantization.policy import Policy
-    from quantmeter.files import require_file
+    from quantmeter.files import require_file, write
     from quantmeter.workbench import open_workbench
 
     out = Path(arguments.out)
-    require_file(out)
+    require_file(out, arguments.model, arguments.policy, arguments.data)
     policy = Policy.read(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     model = bench.export(policy)
     expected = bench.exporter.size_bytes(policy)
     found = audit(bench.network, policy, model, expected, bench.exporter.options)
     found.require()
-    out.write_bytes(model)
+    write(out, model)
     notes = [] if bench.data is not None else ["random inputs: ranges mean nothing, no accuracy"]
     notes += [
         f"the option {o} decides nothing on this runtime" for o in idle_options(policy.options)

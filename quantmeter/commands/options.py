@@ -38,7 +38,8 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
         "--data",
         metavar="DATA.npz",
         required=required,
-        help="unseen images: x (N, ...) float32 and y (N,) classes; split 20/40/40",
+        help="images the network never saw: x (N, ...) float32, y (N,) classes; split by --seed "
+        "into ranges, search and test (20/40/40 %%)",
     )
 
 
@@ -55,7 +56,7 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed."""
-    parser.add_argument("--seed", type=natural, default=0, help="of split and search (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn (default 0)")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="such as latency=0.7x (of the float model), latency=8ms, size=2MB; repeat for several",
     )
     parser.add_argument(
-        "--method", default="reinforce", help="reinforce, exact, greedy, uniform or random"
+        "--method",
+        default="reinforce",
+        help="reinforce (default), exact, greedy, uniform or random",
     )
     parser.add_argument(
         "--reward",
@@ -113,8 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
     for name, budget in report.summary["budgets"].items():
         cost = found.costs[Metric(name)]
         unit = Unit(budget["unit"])
+        how = "exactly" if name == Metric.SIZE.value else "predicted"
         out.print(
-            f"{name}: {format_quantity(cost, unit)} of {format_quantity(budget['limit'], unit)}"
+            f"{name}: {how} {format_quantity(cost, unit)} of "
+            f"{format_quantity(budget['limit'], unit)}"
         )
     out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
+    out.print(
+        f"measure it: quantmeter bench {arguments.model} {arguments.out}/policy.json "
+        f"--data {arguments.data} --vs float --vs w8a8"
+    )
     return 0

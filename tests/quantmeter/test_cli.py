@@ -1,9 +1,13 @@
 """The command line: what it prints, and how it says no."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +79,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     for name, layers in policies.items():
         content = {"version": 1, "layers": layers, "options": {}}
         (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "option.json").write_text(
+        '{"version": 1, "layers": {}, "options": {"acuracy_level": 4}}'
+    )
     whole = (folder / "MODEL.onnx").read_bytes()
     (folder / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("This is a text file.\nIt is no model.\n")
@@ -268,6 +275,18 @@ BAD = {
     "negative budget": ("search S --budget size=-2MB", "positive"),
     "two budgets for one metric": ("search S --budget size=2MB --budget size=0.5x", "two budgets"),
     "budget that nothing prices": ("search S --budget energy=0.5x", "nothing prices energy"),
+    "tie of one layer": ("search S --tie stem", "at least two layers"),
+    "output that is the model": ("export M POLICY.json --out ./MODEL.onnx", "would be overwritten"),
+    "table over the model": ("calibrate M --time 60s --out MODEL.onnx", "would be overwritten"),
+    "full disk": ("export M POLICY.json --out /dev/full", "cannot write to /dev/full: No space"),
+    "table calibrated again": (
+        "calibrate M --cost table:TABLE.json --out t.json",
+        "measures no latency",
+    ),
+    "unknown option of a policy": (
+        "cost M --metric size --policy option.json",
+        "option 'acuracy_level' is not known.*did you mean",
+    ),
     "unknown tied layer": ("search S --tie stem,mixx", "did you mean 'mix'"),
     "choices that are none": ("search S --choices w8a8,int4", "'int4' is no bit-width"),
     "choices not in the table": ("search S --choices w5a8,w32a32", "holds no w5a8"),
@@ -341,3 +360,30 @@ def test_ties_are_kept(call: Call, files: Files) -> None:
     layers = answer.json["best"]["policy"]["layers"]
     assert len({layers[name] for name in ("stem", "mix", "head")}) == 1
     assert BitWidths.parse(layers["stem"]) != BitWidths(32, 32)
+
+
+def test_the_version_is_printed(call: Call) -> None:
+    answer = call("--version")
+    assert (answer.status, answer.out) == (0, f"quantmeter {version('quantmeter')}\n")
+
+
+def test_choices_that_run_nowhere_are_said_to_be_masked(call: Call, files: Files) -> None:
+    line = (
+        "calibrate MODEL.onnx --cost ort --time 8s --choices w8a8,w4a4,w32a32 --out M.json --json"
+    )
+    assert call(line).json["masked"] == ["w4a4"]
+
+
+@pytest.mark.parametrize("stdout", ["closed", "ascii"])
+def test_output_reaches_any_terminal(files: Files, stdout: str) -> None:
+    words = [sys.executable, "-m", "quantmeter.cli"]
+    words += ["cost", "MODEL.onnx", "--cost", "analytical:haq", "--metric", "latency"]
+    if stdout == "closed":
+        words = ["sh", "-c", '"$@" >&-', "sh", *words]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        words, cwd=files.folder, capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert ("total" in done.stdout) == (stdout == "ascii")
