@@ -13,18 +13,13 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from hil.ort import optimized_graph
+from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization import packing
 from quantization.bits import BitWidths
 from quantization.errors import QuantmeterError
-from quantization.export import ExportOptions, parameter_names, stored_name
+from quantization.export import ExportOptions
 from quantization.network import Layer, Network
 from quantization.policy import Policy
-
-INTEGER_KERNELS = frozenset(
-    {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger"}
-)
-FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
-FLOAT_KERNELS |= {"ConvTranspose"}
 
 
 class AuditError(QuantmeterError):
@@ -211,68 +206,3 @@ class StoredWeights:
         if made is not None and made.op_type == packing.FUNCTION:
             return made
         return self._tensors.get(name)
-
-
-def executed_kernels(network: Network, graph: onnx.GraphProto) -> dict[str, str]:
-    """Trace every layer of `network` in the optimized `graph`; returns layer name to kernel."""
-    kinds = {node.name: node.op_type for node in graph.node}
-    found = {layer: kinds[node] for node, layer in layer_of(network, graph).items()}
-    return {name: found.get(name, "absent") for name in network.layer_names}
-
-
-def layer_of(network: Network, graph: onnx.GraphProto) -> dict[str, str]:
-    """Return for each kernel node of the optimized `graph`, by name, the layer it executes."""
-    traces = _Traces.of(network)
-    found: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type in INTEGER_KERNELS | FLOAT_KERNELS:
-            traced = traces.layer(node)
-            if traced is not None and traced not in found.values():
-                found[node.name] = traced
-    return found
-
-
-@dataclass(frozen=True)
-class _Traces:
-    """Names by which the runtime may still know a layer, each to the layer.
-
-    Args:
-        parameters: weights, scales and biases: the surest, as they belong to one layer only.
-        outputs: output tensors, as floats and as integers, and those of activations behind them.
-        nodes: the layers' own names.
-    """
-
-    parameters: dict[str, str]
-    outputs: dict[str, str]
-    nodes: dict[str, str]
-
-    @classmethod
-    def of(cls, network: Network) -> "_Traces":
-        parameters: dict[str, str] = {}
-        outputs: dict[str, str] = {}
-        behind = {glue.inputs[0]: glue for glue in network.glue if len(glue.inputs) == 1}
-        for layer in network.layers:
-            names = parameter_names(network, layer.name)
-            # What the runtime calls the weights of a float layer that it re-quantizes.
-            requantized = (f"{layer.name}_weight_q", f"{layer.name}_bias_int32")
-            parameters |= dict.fromkeys((*names, *requantized), layer.name)
-            tensor = network.tensor_by_name[layer.output]
-            while True:
-                outputs[tensor.name] = outputs[stored_name(network, tensor.name)] = layer.name
-                # A float convolution takes the activation behind it over, and then its name.
-                if len(tensor.consumers) != 1 or tensor.name not in behind:
-                    break
-                tensor = network.tensor_by_name[behind[tensor.name].outputs[0]]
-        return cls(parameters, outputs, {name: name for name in network.layer_names})
-
-    def layer(self, node: onnx.NodeProto) -> str | None:
-        """Return the layer that kernel `node` executes; suffixes of the optimizer are removed."""
-        stems = [name.split("_token_")[0] for name in (*node.output, node.name)]
-        candidates = (
-            *(self.parameters.get(name) for name in node.input[1:]),
-            *(self.outputs.get(name) for name in node.output),
-            # Convolutions in the blocked layout are named after their output.
-            *(self.outputs.get(stem[:-6]) for stem in stems if stem.endswith("_nchwc")),
-            *(self.nodes.get(stem) for stem in reversed(stems)),
-        )
-        return next((found for found in candidates if found is not None), None)

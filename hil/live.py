@@ -12,12 +12,13 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable, FloatArray, TextArray
 from costmodels.units import Metric
-from hil.audit import audit, executed_kernels
+from hil.audit import audit
 from hil.calibration import INTEGER, Calibration, as_policy, calibrate_network
 from hil.device import detect
 from hil.ort import Runner, one_feed, optimized_graph, random_inputs, recorded_options
 from hil.tables import measured_table, spread_table
 from hil.timing import TimingOptions, time_interleaved
+from hil.trace import executed_kernels
 from quantization.bits import BitWidths
 from quantization.export import Exporter, ExportOptions, not_deployable
 from quantization.network import Network

@@ -7,17 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hil.audit import (
-    FLOAT_KERNELS,
-    INTEGER_KERNELS,
-    Audit,
-    AuditError,
-    LayerAudit,
-    StoredWeights,
-    audit,
-    executed_kernels,
-)
+from hil.audit import Audit, AuditError, LayerAudit, StoredWeights, audit
 from hil.ort import optimized_graph
+from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization.bits import FLOAT32, BitWidths
 from quantization.export import Exporter, ExportOptions
 from quantization.network import Network
