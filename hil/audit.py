@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
@@ -112,10 +113,15 @@ def audit(
         model: the file's bytes.
         predicted_bytes: `quantization.export.Exporter.size_bytes` of the policy.
         options: with which it was exported; they permit some differences.
+
+    Raises:
+        ModelError: if the runtime refuses the file.
+        PolicyError: if the policy does not fit the network.
     """
+    policy.check(network)
     given = options or ExportOptions()
-    stored = StoredWeights(onnx.load_model_from_string(model))
     kernels = executed_kernels(network, optimized_graph(model))
+    stored = StoredWeights(onnx.load_model_from_string(model))
     layers = tuple(
         _judge(layer, policy[layer.name], stored, kernels[layer.name], given)
         for layer in network.layers
@@ -144,7 +150,9 @@ def _judge(
         )
     reduced = options.reduce_range and layer.has_weights and bits.weights == 8
     allowed = 7 if reduced else bits.weights
-    if layer.has_weights and integer and (found := stored.used_bits(layer)) > allowed:
+    # No value of a tensor uses more bits than it is stored in; only wider ones need a look.
+    look = layer.has_weights and integer and width > allowed
+    if look and (found := stored.used_bits(layer)) > allowed:
         faults.append(f"weights use {found} bits, asked for {allowed}")
     if reduced:
         notes.append("8-bit weights use 7-bit values: this CPU saturates without VNNI")
@@ -183,11 +191,18 @@ class StoredWeights:
         source = self._weight_source(layer)
         if source is None:
             return 0
-        if isinstance(source, onnx.NodeProto):
-            return int(self._tensors[source.input[0]].dims[0])
-        values = numpy_helper.to_array(source).astype(np.int64)
+        values = (
+            self._unpacked(source)
+            if isinstance(source, onnx.NodeProto)
+            else numpy_helper.to_array(source)
+        ).astype(np.int64)
         high, low = max(int(values.max()), 0), min(int(values.min()), -1)
         return max(high.bit_length(), (~low).bit_length()) + 1
+
+    def _unpacked(self, node: onnx.NodeProto) -> npt.NDArray[np.int8]:
+        """The integers that bit planes stand for."""
+        planes, shape = (numpy_helper.to_array(self._tensors[name]) for name in node.input)
+        return packing.unpack(planes, len(planes), tuple(int(extent) for extent in shape))
 
     def _is_integer_product(self, layer: Layer) -> bool:
         node = self._nodes.get(layer.name)
