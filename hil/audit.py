@@ -5,6 +5,7 @@ kernel (the graph that a default session makes of the file, traced by the layer'
 fused nodes lose their names). Every difference has a reason or makes the audit fail.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,9 +84,7 @@ class Audit:
         Raises:
             AuditError: names the first problem and how many there are.
         """
-        if not self.ok:
-            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-            raise AuditError(f"audit failed: {self.problems[0]}{more}")
+        _require_none(self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as JSON values."""
@@ -129,19 +128,48 @@ def audit(
     return Audit(layers, len(model), predicted_bytes)
 
 
+def require_kernels(network: Network, policy: Policy, graph: onnx.GraphProto) -> None:
+    """Raise unless every layer is executed as `policy` asks: by integers, or by floats.
+
+    The part of an audit that needs no more than the graph of a session that is loaded anyway.
+
+    Args:
+        network: what was exported.
+        policy: what was asked for.
+        graph: the optimized graph.
+
+    Raises:
+        AuditError: names the first layer that is not, and how many others are not.
+    """
+    faults = {n: _kernel_fault(policy[n], k) for n, k in executed_kernels(network, graph).items()}
+    _require_none([f"layer {name!r}: {fault}" for name, fault in faults.items() if fault])
+
+
+def _require_none(problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AuditError(f"audit failed: {problems[0]}{more}")
+
+
+def _kernel_fault(bits: BitWidths, kernel: str) -> str:
+    """What is wrong with executing a layer at `bits` by `kernel`; empty if nothing is."""
+    integer = not bits.reads.is_float
+    if kernel in (INTEGER_KERNELS if integer else FLOAT_KERNELS):
+        return ""
+    wanted = "an integer kernel" if integer else "a float kernel"
+    what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"
+    return f"asked for {wanted}, executed {kernel}: the layer {what}"
+
+
 def _judge(
     layer: Layer, bits: BitWidths, stored: "StoredWeights", kernel: str, options: ExportOptions
 ) -> LayerAudit:
     width, how = stored.of(layer)
     integer = not bits.reads.is_float
-    expected = INTEGER_KERNELS if integer else FLOAT_KERNELS
     asked_width = bits.weights if layer.has_weights else width
-    faults: list[str] = []
     notes: list[str] = []
-    if kernel not in expected:
-        wanted = "an integer kernel" if integer else "a float kernel"
-        what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"
-        faults.append(f"asked for {wanted}, executed {kernel}: the layer {what}")
+    fault = _kernel_fault(bits, kernel)
+    faults = [fault] if fault else []
     if width != asked_width:
         planes = not options.pack and bits.weights < 8 and width == 8
         (notes if planes else faults).append(

@@ -13,12 +13,14 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
 from costmodels.table import BoolArray, FloatArray
+from hil.audit import require_kernels
 from hil.design import Pattern, patterns
 from hil.ort import Runner, one_feed
 from hil.profile import node_shares
@@ -158,7 +160,9 @@ def calibrate_network(
         clock: seconds, of the whole; for tests.
 
     Raises:
+        AuditError: if the runtime does not execute what a policy asks for.
         BackendError: if the time was too short for a fit, or no layer runs as integers.
+        ModelError: if the runtime refuses a model.
     """
     network, feed = exporter.network, one_feed(exporter.network, inputs)
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
@@ -210,11 +214,17 @@ def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
 
 
 def _paired_with_float(exporter: Exporter, threads: int, feed: dict[str, Float32Array]) -> Measure:
-    reference = Runner(exporter.build(Policy({})), threads, feed)
+    """Time policies beside the float network; what is not executed as asked is never timed."""
+    network = exporter.network
+
+    def runner(policy: Policy) -> Runner:
+        check = partial(require_kernels, network, policy)
+        return Runner(exporter.build(policy), threads, feed, check)
+
+    reference = runner(Policy({}))
 
     def measure(pattern: Pattern, seed: int) -> Timed:
-        policy = as_policy(exporter.network, pattern)
-        runs = {"policy": Runner(exporter.build(policy), threads, feed), "float": reference}
+        runs = {"policy": runner(as_policy(network, pattern)), "float": reference}
         found = time_interleaved(runs, replace(_TURNS, seed=seed))
         ratio = found["policy"].p10_s / found["float"].p10_s
         return Timed(pattern, ratio, found["policy"], found["float"])

@@ -48,7 +48,10 @@ class OrtLive:
         """Calibrate `network` for `BackendContext.seconds`; once per network.
 
         Raises:
+            AuditError: if the runtime does not execute what a timed policy asks for.
             BackendError: if another metric is asked for, or the time is too short.
+            DataError: if the inputs do not fit the network.
+            ModelError: if the runtime refuses an exported model.
         """
         self._require(metric)
         if network.digest not in self._tables:
@@ -71,6 +74,8 @@ class OrtLive:
         Raises:
             AuditError: if the runtime does not execute what a policy asks for.
             BackendError: if another metric is asked for.
+            DataError: if the inputs do not fit the network.
+            ModelError: if the runtime refuses an exported model.
             PolicyError: if a policy is of another network.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
         """

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
-
-from hil.ort import load_session, session_options
+from hil.ort import load_with_graph, session_options
 from hil.trace import owners
 from quantization.errors import ModelError
 from quantization.export import Exporter
@@ -41,12 +39,10 @@ def node_shares(
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        session = load_session(model, options)
+        session, graph = load_with_graph(model, options)
         for _ in range(_RUNS):
             session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        graph = onnx.load_model(options.optimized_model_filepath).graph
     spent: dict[str, float] = defaultdict(float)
     kinds = [node.op_type for node in graph.node]
     for owner, duration in zip(

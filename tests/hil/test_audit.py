@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hil.audit import Audit, AuditError, LayerAudit, StoredWeights, audit
+from hil.audit import Audit, AuditError, LayerAudit, StoredWeights, audit, require_kernels
 from hil.ort import optimized_graph
 from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization.bits import FLOAT32, BitWidths
@@ -290,6 +290,16 @@ def test_weights_that_happen_to_fit_fewer_bits_than_their_planes_pass() -> None:
     content = model.SerializeToString()
     assert StoredWeights(model).used_bits(network.layers[0]) == 2
     assert audit(network, policy, content, len(content)).ok
+
+
+def test_kernels_alone_are_checked_from_the_graph_of_a_loaded_session(small: Subject) -> None:
+    mixed = random_policy(small.network, 0)
+    graph = optimized_graph(small.exporter.build(mixed))
+    require_kernels(small.network, mixed, graph)
+    swapped = {n: FLOAT32 if not mixed[n].is_float else W8A8 for n in small.network.layer_names}
+    more = len(small.network.layers) - 1
+    with pytest.raises(AuditError, match=rf"layer 'stem': asked for .* \(and {more} more\)"):
+        require_kernels(small.network, Policy(swapped), graph)
 
 
 def test_a_file_that_the_runtime_refuses_cannot_be_audited() -> None:

@@ -11,6 +11,7 @@ from costmodels.measurement import Measurement
 from costmodels.pricing import total
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import FloatArray
+from hil.audit import AuditError
 from hil.calibration import Calibration, Effects, Timed, as_policy, calibrate_network
 from hil.design import Pattern
 from hil.ort import one_feed, random_inputs
@@ -22,6 +23,8 @@ from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import made_up_ranges
+from quantization.reading import read_network
+from tests.quantization.graphs import make_model, node, normal
 
 FLOAT_S = 1e-3
 
@@ -298,6 +301,24 @@ def test_shares_of_a_profile_add_up_to_one_and_name_every_layer() -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
         assert set(shares) <= {node.name for node in network.execution_order}
         assert set(network.layer_names) <= set(shares)
+
+
+def test_a_policy_that_the_runtime_does_not_execute_as_asked_never_enters_the_fit() -> None:
+    """Without the guard, a float layer between integer ones is re-quantized at load."""
+    nodes = [node("Conv", f"{a} w{b}", b, f"conv-{b}") for a, b in ("xs", "st", "tu")]
+    weights = {f"w{b}": normal(16, 16, 1, 1, seed=i) for i, b in enumerate("stu")}
+    network = read_network(make_model(nodes, weights, {"x": (1, 16, 8, 8)}, {"u": None}))
+    options = ExportOptions(weight_method="minmax", pack=False, guard_float=False)
+    exporter = Exporter(network, made_up_ranges(network), options)
+    with pytest.raises(AuditError, match=r"layer 'conv-t'.*re-quantized at load"):
+        calibrate_network(
+            exporter,
+            random_inputs(network, 1),
+            seconds=60,
+            threads=1,
+            seed=0,
+            progress=lambda _share, _what: None,
+        )
 
 
 def test_a_network_without_an_integer_kernel_cannot_be_calibrated() -> None:
