@@ -1,6 +1,6 @@
 """Calibration of one network, on times that the test makes up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -229,6 +229,10 @@ def test_cells_that_no_timed_policy_ever_paid_are_assumed_and_not_calibrated() -
         assert table.glue.provenance[row, integer] == ("calibrated" if ran else "assumed")
         assert table.glue.provenance[row, floats] == "calibrated"
     assert set(table.unary.provenance.flat) == {"measured"}
+    nothing = replace(found, paid=np.zeros_like(found.paid))
+    bare = measured_table(network, nothing, kernels, {"backend": "test"})
+    assert set(bare.glue.provenance[:, integer]) == {"assumed"}
+    assert set(bare.conversion.provenance.flat) == {"assumed", "exact"}
     wide = spread_table(table, network, parse_choices("w32a32,w4a8,w16a16"))
     both = np.ix_(range(len(table.tensors)), *[[wide.formats.index(f) for f in table.formats]] * 2)
     np.testing.assert_array_equal(wide.conversion.provenance[both], table.conversion.provenance)
