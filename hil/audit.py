@@ -5,27 +5,23 @@ kernel (the graph that a default session makes of the file, traced by the layer'
 fused nodes lose their names). Every difference has a reason or makes the audit fail.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from hil.ort import optimized_graph
+from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization import packing
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions
 from quantization.errors import QuantmeterError
-from quantization.export import parameter_names, stored_name
 from quantization.network import Layer, Network
 from quantization.policy import Policy
-
-INTEGER_KERNELS = frozenset(
-    {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger"}
-)
-FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
-FLOAT_KERNELS |= {"ConvTranspose"}
 
 
 class AuditError(QuantmeterError):
@@ -88,9 +84,7 @@ class Audit:
         Raises:
             AuditError: names the first problem and how many there are.
         """
-        if not self.ok:
-            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-            raise AuditError(f"audit failed: {self.problems[0]}{more}")
+        _require_none(self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as JSON values."""
@@ -118,10 +112,15 @@ def audit(
         model: the file's bytes.
         predicted_bytes: `quantization.export.Exporter.size_bytes` of the policy.
         options: with which it was exported; they permit some differences.
+
+    Raises:
+        ModelError: if the runtime refuses the file.
+        PolicyError: if the policy does not fit the network.
     """
+    policy.check(network)
     given = options or ExportOptions()
-    stored = StoredWeights(onnx.load_model_from_string(model))
     kernels = executed_kernels(network, optimized_graph(model))
+    stored = StoredWeights(onnx.load_model_from_string(model))
     layers = tuple(
         _judge(layer, policy[layer.name], stored, kernels[layer.name], given)
         for layer in network.layers
@@ -129,19 +128,48 @@ def audit(
     return Audit(layers, len(model), predicted_bytes)
 
 
+def require_kernels(network: Network, policy: Policy, graph: onnx.GraphProto) -> None:
+    """Raise unless every layer is executed as `policy` asks: by integers, or by floats.
+
+    The part of an audit that needs no more than the graph of a session that is loaded anyway.
+
+    Args:
+        network: what was exported.
+        policy: what was asked for.
+        graph: the optimized graph.
+
+    Raises:
+        AuditError: names the first layer that is not, and how many others are not.
+    """
+    faults = {n: _kernel_fault(policy[n], k) for n, k in executed_kernels(network, graph).items()}
+    _require_none([f"layer {name!r}: {fault}" for name, fault in faults.items() if fault])
+
+
+def _require_none(problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AuditError(f"audit failed: {problems[0]}{more}")
+
+
+def _kernel_fault(bits: BitWidths, kernel: str) -> str:
+    """What is wrong with executing a layer at `bits` by `kernel`; empty if nothing is."""
+    integer = not bits.reads.is_float
+    if kernel in (INTEGER_KERNELS if integer else FLOAT_KERNELS):
+        return ""
+    wanted = "an integer kernel" if integer else "a float kernel"
+    what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"
+    return f"asked for {wanted}, executed {kernel}: the layer {what}"
+
+
 def _judge(
     layer: Layer, bits: BitWidths, stored: "StoredWeights", kernel: str, options: ExportOptions
 ) -> LayerAudit:
     width, how = stored.of(layer)
     integer = not bits.reads.is_float
-    expected = INTEGER_KERNELS if integer else FLOAT_KERNELS
     asked_width = bits.weights if layer.has_weights else width
-    faults: list[str] = []
     notes: list[str] = []
-    if kernel not in expected:
-        wanted = "an integer kernel" if integer else "a float kernel"
-        what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"
-        faults.append(f"asked for {wanted}, executed {kernel}: the layer {what}")
+    fault = _kernel_fault(bits, kernel)
+    faults = [fault] if fault else []
     if width != asked_width:
         planes = not options.pack and bits.weights < 8 and width == 8
         (notes if planes else faults).append(
@@ -150,7 +178,9 @@ def _judge(
         )
     reduced = options.reduce_range and layer.has_weights and bits.weights == 8
     allowed = 7 if reduced else bits.weights
-    if layer.has_weights and integer and (found := stored.used_bits(layer)) > allowed:
+    # No value of a tensor uses more bits than it is stored in; only wider ones need a look.
+    look = layer.has_weights and integer and width > allowed
+    if look and (found := stored.used_bits(layer)) > allowed:
         faults.append(f"weights use {found} bits, asked for {allowed}")
     if reduced:
         notes.append("8-bit weights use 7-bit values: this CPU saturates without VNNI")
@@ -189,11 +219,18 @@ class StoredWeights:
         source = self._weight_source(layer)
         if source is None:
             return 0
-        if isinstance(source, onnx.NodeProto):
-            return int(self._tensors[source.input[0]].dims[0])
-        values = numpy_helper.to_array(source).astype(np.int64)
+        values = (
+            self._unpacked(source)
+            if isinstance(source, onnx.NodeProto)
+            else numpy_helper.to_array(source)
+        ).astype(np.int64)
         high, low = max(int(values.max()), 0), min(int(values.min()), -1)
         return max(high.bit_length(), (~low).bit_length()) + 1
+
+    def _unpacked(self, node: onnx.NodeProto) -> npt.NDArray[np.int8]:
+        """The integers that bit planes stand for."""
+        planes, shape = (numpy_helper.to_array(self._tensors[name]) for name in node.input)
+        return packing.unpack(planes, len(planes), tuple(int(extent) for extent in shape))
 
     def _is_integer_product(self, layer: Layer) -> bool:
         node = self._nodes.get(layer.name)
@@ -212,68 +249,3 @@ class StoredWeights:
         if made is not None and made.op_type == packing.FUNCTION:
             return made
         return self._tensors.get(name)
-
-
-def executed_kernels(network: Network, graph: onnx.GraphProto) -> dict[str, str]:
-    """Trace every layer of `network` in the optimized `graph`; returns layer name to kernel."""
-    kinds = {node.name: node.op_type for node in graph.node}
-    found = {layer: kinds[node] for node, layer in layer_of(network, graph).items()}
-    return {name: found.get(name, "absent") for name in network.layer_names}
-
-
-def layer_of(network: Network, graph: onnx.GraphProto) -> dict[str, str]:
-    """Return for each kernel node of the optimized `graph`, by name, the layer it executes."""
-    traces = _Traces.of(network)
-    found: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type in INTEGER_KERNELS | FLOAT_KERNELS:
-            traced = traces.layer(node)
-            if traced is not None and traced not in found.values():
-                found[node.name] = traced
-    return found
-
-
-@dataclass(frozen=True)
-class _Traces:
-    """Names by which the runtime may still know a layer, each to the layer.
-
-    Args:
-        parameters: weights, scales and biases: the surest, as they belong to one layer only.
-        outputs: output tensors, as floats and as integers, and those of activations behind them.
-        nodes: the layers' own names.
-    """
-
-    parameters: dict[str, str]
-    outputs: dict[str, str]
-    nodes: dict[str, str]
-
-    @classmethod
-    def of(cls, network: Network) -> "_Traces":
-        parameters: dict[str, str] = {}
-        outputs: dict[str, str] = {}
-        behind = {glue.inputs[0]: glue for glue in network.glue if len(glue.inputs) == 1}
-        for layer in network.layers:
-            names = parameter_names(network, layer.name)
-            # What the runtime calls the weights of a float layer that it re-quantizes.
-            requantized = (f"{layer.name}_weight_q", f"{layer.name}_bias_int32")
-            parameters |= dict.fromkeys((*names, *requantized), layer.name)
-            tensor = network.tensor_by_name[layer.output]
-            while True:
-                outputs[tensor.name] = outputs[stored_name(network, tensor.name)] = layer.name
-                # A float convolution takes the activation behind it over, and then its name.
-                if len(tensor.consumers) != 1 or tensor.name not in behind:
-                    break
-                tensor = network.tensor_by_name[behind[tensor.name].outputs[0]]
-        return cls(parameters, outputs, {name: name for name in network.layer_names})
-
-    def layer(self, node: onnx.NodeProto) -> str | None:
-        """Return the layer that kernel `node` executes; suffixes of the optimizer are removed."""
-        stems = [name.split("_token_")[0] for name in (*node.output, node.name)]
-        candidates = (
-            *(self.parameters.get(name) for name in node.input[1:]),
-            *(self.outputs.get(name) for name in node.output),
-            # Convolutions in the blocked layout are named after their output.
-            *(self.outputs.get(stem[:-6]) for stem in stems if stem.endswith("_nchwc")),
-            *(self.nodes.get(stem) for stem in reversed(stems)),
-        )
-        return next((found for found in candidates if found is not None), None)

@@ -13,12 +13,14 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
-from costmodels.table import FloatArray
+from costmodels.table import BoolArray, FloatArray
+from hil.audit import require_kernels
 from hil.design import Pattern, patterns
 from hil.ort import Runner, one_feed
 from hil.profile import node_shares
@@ -60,6 +62,7 @@ class Calibration:
         float_shares: share of the float network's time, by node name.
         fit: effects relative to the float network's time, in the order of `Effects`.
         effects: what the coefficients stand for.
+        paid: (D,) effects that at least one timed policy has; no time tells anything of the others.
         timed: every timed policy.
         held_out_error: mean absolute relative error on policies that were not fitted.
         held_out: how many these were.
@@ -69,6 +72,7 @@ class Calibration:
     float_shares: dict[str, float]
     fit: Fit
     effects: "Effects"
+    paid: BoolArray
     timed: tuple[Timed, ...]
     held_out_error: float
     held_out: int
@@ -123,11 +127,12 @@ class Effects:
         nodes = (*self.layers, *self.glue)
         before = np.array([float_shares.get(name, 0.0) for name in nodes])
         after = np.array([integer_shares.get(name, 0.0) for name in nodes]) * ratio
-        # A conversion streams its tensor once; what streaming costs is fitted (the block's scale),
-        # so only proportions matter here.
+        # Nothing is known of what a conversion costs before it is timed; it may even gain a fusion:
+        # the mean is zero. It streams its tensor once, so costs are thought to scatter in
+        # proportion to sizes; how widely is fitted (the block's scale).
         counts = [self.network.tensor_by_name[name].count for name, _ in self.conversions]
         streamed = np.array(counts) / max(sum(counts), 1)
-        mean = np.concatenate([after - before, streamed])
+        mean = np.concatenate([after - before, np.zeros(len(streamed))])
         spread = np.concatenate([before + after + 1e-3, streamed + 1e-3])
         return mean, spread
 
@@ -156,7 +161,9 @@ def calibrate_network(
         clock: seconds, of the whole; for tests.
 
     Raises:
+        AuditError: if the runtime does not execute what a policy asks for.
         BackendError: if the time was too short for a fit, or no layer runs as integers.
+        ModelError: if the runtime refuses a model.
     """
     network, feed = exporter.network, one_feed(exporter.network, inputs)
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
@@ -190,7 +197,14 @@ def calibrate_network(
     final = fit(rows, ratios - 1, *prior, effects.blocks, start=trial)
     float_s = float(np.median([t.reference.p10_s for t in timed]))
     return Calibration(
-        float_s, float_shares, final, effects, tuple(timed), float(error), int(held.sum())
+        float_s,
+        float_shares,
+        final,
+        effects,
+        np.asarray(rows.any(axis=0), np.bool_),
+        tuple(timed),
+        float(error),
+        int(held.sum()),
     )
 
 
@@ -201,11 +215,17 @@ def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
 
 
 def _paired_with_float(exporter: Exporter, threads: int, feed: dict[str, Float32Array]) -> Measure:
-    reference = Runner(exporter.build(Policy({})), threads, feed)
+    """Time policies beside the float network; what is not executed as asked is never timed."""
+    network = exporter.network
+
+    def runner(policy: Policy) -> Runner:
+        check = partial(require_kernels, network, policy)
+        return Runner(exporter.build(policy), threads, feed, check)
+
+    reference = runner(Policy({}))
 
     def measure(pattern: Pattern, seed: int) -> Timed:
-        policy = as_policy(exporter.network, pattern)
-        runs = {"policy": Runner(exporter.build(policy), threads, feed), "float": reference}
+        runs = {"policy": runner(as_policy(network, pattern)), "float": reference}
         found = time_interleaved(runs, replace(_TURNS, seed=seed))
         ratio = found["policy"].p10_s / found["float"].p10_s
         return Timed(pattern, ratio, found["policy"], found["float"])

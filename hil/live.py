@@ -12,12 +12,13 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable, FloatArray, TextArray
 from costmodels.units import Metric
-from hil.audit import audit, executed_kernels
+from hil.audit import audit
 from hil.calibration import INTEGER, Calibration, as_policy, calibrate_network
 from hil.device import detect
 from hil.ort import Runner, one_feed, optimized_graph, random_inputs, recorded_options
 from hil.tables import measured_table, spread_table
 from hil.timing import TimingOptions, time_interleaved
+from hil.trace import executed_kernels
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions, not_deployable
 from quantization.export import Exporter
@@ -48,7 +49,10 @@ class OrtLive:
         """Calibrate `network` for `BackendContext.seconds`; once per network.
 
         Raises:
+            AuditError: if the runtime does not execute what a timed policy asks for.
             BackendError: if another metric is asked for, or the time is too short.
+            DataError: if the inputs do not fit the network.
+            ModelError: if the runtime refuses an exported model.
         """
         self._require(metric)
         if network.digest not in self._tables:
@@ -71,6 +75,8 @@ class OrtLive:
         Raises:
             AuditError: if the runtime does not execute what a policy asks for.
             BackendError: if another metric is asked for.
+            DataError: if the inputs do not fit the network.
+            ModelError: if the runtime refuses an exported model.
             PolicyError: if a policy is of another network.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
         """

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: sessions with fixed threads, and what they really execute."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,26 @@ class Runner:
         model: serialized ONNX model.
         threads: threads within an operator; operators run one after the other.
         feed: inputs by name that every `__call__` uses.
+        check: gets the graph that this session executes; what it raises is passed on. Loading
+            takes longer with it, running does not.
 
     Raises:
         ModelError: if the runtime refuses the model.
     """
 
-    def __init__(self, model: bytes, threads: int, feed: Mapping[str, Float32Array]) -> None:
-        self._session = load_session(model, session_options(threads))
+    def __init__(
+        self,
+        model: bytes,
+        threads: int,
+        feed: Mapping[str, Float32Array],
+        check: Callable[[onnx.GraphProto], None] | None = None,
+    ) -> None:
+        options = session_options(threads)
+        if check is None:
+            self._session = load_session(model, options)
+        else:
+            self._session, graph = load_with_graph(model, options)
+            check(graph)
         self._feed = dict(feed)
 
     def __call__(self) -> list[np.ndarray[Any, Any]]:
@@ -91,11 +104,20 @@ def optimized_graph(model: bytes) -> onnx.GraphProto:
 
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    return load_with_graph(model, options)[1]
+
+
+def load_with_graph(model: bytes, options: Any) -> tuple[Any, onnx.GraphProto]:
+    """Return a session as `load_session`, and the graph that it executes.
+
+    Raises:
+        ModelError: if the runtime refuses the model.
+    """
     with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
-        load_session(model, options)
-        return onnx.load_model(path).graph
+        session = load_session(model, options)
+        return session, onnx.load_model(path).graph
 
 
 def random_inputs(network: Network, count: int, seed: int = 0) -> Float32Array:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
@@ -60,7 +61,7 @@ def measured_table(
         Cells.of(unary, Provenance.MEASURED, kernel=kernels, uncertainty=deviation),
         _glue_cells(network, found, shares[layers:] * found.float_s),
         _conversion_cells(network, found),
-        constant=found.float_s * (1.0 - shares.sum()),
+        constant=0.0,  # all of the float network's time is shared out among layers and glue
         source=source,
         measurements=[
             {
@@ -83,7 +84,10 @@ def _float_shares(network: Network, found: Calibration) -> FloatArray:
 
 
 def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells:
-    """(G, 2): glue as integers and as floats; operators without an integer kernel cost the same."""
+    """(G, 2): glue as integers and as floats.
+
+    Operators without an integer kernel never run as integers; what that would cost is assumed.
+    """
     value, spread = np.stack([base, base], axis=1), np.zeros((len(base), 2))
     position = {glue.name: i for i, glue in enumerate(network.glue)}
     rows = [position[name] for name in found.effects.glue]
@@ -91,19 +95,29 @@ def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells
     fitted = slice(first, first + len(rows))
     value[rows, 0] += found.fit.coefficients[fitted] * found.float_s
     spread[rows, 0] = found.fit.deviations[fitted] * found.float_s
-    return Cells.of(value, Provenance.CALIBRATED, uncertainty=spread)
+    known = np.full(value.shape, Provenance.CALIBRATED)
+    known[:, 0] = Provenance.ASSUMED
+    known[rows, 0] = _provenance(found.paid[fitted])
+    return Cells.of(value, known, uncertainty=spread)
 
 
 def _conversion_cells(network: Network, found: Calibration) -> Cells:
     """(T, 2, 2): what a tensor costs that is written in the first format and read in the second."""
     value, spread = np.zeros((2, len(network.tensors), 2, 2))
+    known = np.full(value.shape, Provenance.EXACT, "U16")  # the diagonal is zero by definition
     row = {tensor.name: i for i, tensor in enumerate(network.tensors)}
     first = len(network.layers) + len(found.effects.glue)
     for column, (tensor, target) in enumerate(found.effects.conversions, start=first):
         written, read = (1, 0) if target is Format.INT8 else (0, 1)
         value[row[tensor], written, read] = found.fit.coefficients[column] * found.float_s
         spread[row[tensor], written, read] = found.fit.deviations[column] * found.float_s
-    return Cells.of(value, Provenance.CALIBRATED, uncertainty=spread)
+        known[row[tensor], written, read] = _provenance(found.paid[column])
+    return Cells.of(value, known, uncertainty=spread)
+
+
+def _provenance(paid: npt.ArrayLike) -> TextArray:
+    """What fitted cells are called: times tell nothing of what no timed policy ever paid."""
+    return np.where(paid, Provenance.CALIBRATED, Provenance.ASSUMED)
 
 
 def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths]) -> CostTable:
@@ -114,15 +128,10 @@ def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths
         network: its network.
         choices: what is asked for; what cannot run is not supported in the result.
     """
-    known, held = formats_of(choices), table.formats
+    known = formats_of(choices)
     column = [table.choices.index(FLOAT32 if c.reads.is_float else INTEGER) for c in choices]
     runs = np.array([[not not_deployable(layer, c) for c in choices] for layer in network.layers])
     unary = np.where(runs, table.unary.value[:, column], np.inf)
-    code = [held.index(f) if f in held else -1 for f in known]
-    present = np.array(code) >= 0
-    both = present[:, None] & present[None, :]
-    conversion = np.where(both, table.conversion.value[:, code][:, :, code], np.inf)
-    conversion[:, range(len(known)), range(len(known))] = 0.0
     return CostTable(
         table.metric,
         table.unit,
@@ -134,24 +143,39 @@ def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths
         table.tensors,
         Cells.of(
             unary,
-            Provenance.MEASURED,
+            table.unary.provenance[:, column],
             kernel=table.unary.kernel[:, column],
             uncertainty=_known(table.unary)[:, column],
         ),
-        Cells.of(
-            np.where(present, table.glue.value[:, code], np.inf),
-            Provenance.CALIBRATED,
-            uncertainty=_known(table.glue)[:, code],
-        ),
-        Cells.of(
-            conversion,
-            Provenance.CALIBRATED,
-            uncertainty=np.where(both, _known(table.conversion)[:, code][:, :, code], 0.0),
-        ),
+        _in_formats(table.glue, table.formats, known),
+        _in_formats(table.conversion, table.formats, known),
         table.constant,
         table.source,
         table.measurements,
     )
+
+
+def _in_formats(cells: Cells, held: Sequence[Format], known: Sequence[Format]) -> Cells:
+    """Copy glue or conversion cells into a block over other formats.
+
+    Args:
+        cells: (N, F) or (N, F, F), over `held`.
+        held: the formats that the cells run over.
+        known: those of the result; what `held` lacks is not supported.
+    """
+    position = {given: i for i, given in enumerate(held)}
+    target = [i for i, given in enumerate(known) if given in position]
+    source = [position[given] for given in known if given in position]
+    rows, axes = range(len(cells.value)), cells.value.ndim - 1
+    to, of = (np.ix_(rows, *[where] * axes) for where in (target, source))
+    shape = (len(rows), *[len(known)] * axes)
+    value, spread = np.full(shape, np.inf), np.zeros(shape)
+    provenance = np.full(shape, Provenance.EXACT, "U16")
+    value[to], spread[to] = cells.value[of], _known(cells)[of]
+    provenance[to] = cells.provenance[of]
+    if axes == 2:  # staying in a format is no conversion, whichever it is
+        value[:, range(len(known)), range(len(known))] = 0.0
+    return Cells.of(value, provenance, uncertainty=spread)
 
 
 def _known(cells: Cells) -> FloatArray:

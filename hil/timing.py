@@ -1,7 +1,8 @@
 """Interleaved, paired timing: candidates take turns, so drift hits all of them alike.
 
 A turn runs one candidate: some runs that do not count (the caches still hold the previous one's
-data), then samples; a sample is the mean of enough runs to last at least a millisecond.
+data), then samples; a sample is the mean of enough runs to last at least a millisecond. A sample
+that was over sooner is taken again with more runs.
 """
 
 import os
@@ -18,7 +19,17 @@ from costmodels.measurement import Measurement
 Run = Callable[[], object]
 Clock = Callable[[], float]
 
+
+def machine_load() -> float:
+    """Return the mean number of runnable processes over the last minute."""
+    return os.getloadavg()[0]
+
+
 _RESAMPLES = 2000
+
+_FIRST_LOOPS = 1000
+_GROWTH = 10
+"""Bounds of the runs per sample at first, and of each raise: a coarse clock may show no time."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ def time_interleaved(
     options: TimingOptions | None = None,
     *,
     clock: Clock = time.perf_counter,
+    load: Callable[[], float] = machine_load,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> dict[str, Measurement]:
     """Time all candidates in randomised blocks.
@@ -53,46 +65,87 @@ def time_interleaved(
         candidates: what to call, by name.
         options: see `TimingOptions`.
         clock: seconds; for tests.
+        load: how busy the machine is, before and after; for tests.
         progress: called with the share done.
 
     Returns:
-        A measurement per candidate; its `block` numbers pair the candidates.
+        A measurement per candidate; its `block` numbers pair the candidates. Samples that were
+        too short are among its warm-ups. Where the runs per sample had to be raised on the way,
+        `inner_loops` is the last number, and ``context["inner_loops"]`` that of each sample.
     """
     given = options or TimingOptions()
     order = np.random.default_rng(given.seed)
-    loops = {name: _inner_loops(run, given, clock) for name, run in candidates.items()}
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
-    warmups: dict[str, list[float]] = {name: [] for name in candidates}
+    turns = {name: _Turns(run, given, clock) for name, run in candidates.items()}
     names = list(candidates)
-    load_before = os.getloadavg()[0]
+    load_before = load()
     for block in range(given.blocks):
         for position in order.permutation(len(names)):
-            name = names[position]
-            run = candidates[name]
-            warmups[name] += [_once(run, 1, clock) for _ in range(given.warm_runs)]
-            samples[name] += [_once(run, loops[name], clock) for _ in range(given.samples)]
+            turns[names[position]].take()
         progress((block + 1) / given.blocks)
-    context = {"load": [load_before, os.getloadavg()[0]], "interleaved": names}
+    context = {"load": [load_before, load()], "interleaved": names}
     numbers = tuple(int(b) for b in np.repeat(np.arange(given.blocks), given.samples))
-    return {
-        name: Measurement(
-            name, tuple(samples[name]), tuple(warmups[name]), loops[name], numbers, context
+    return {name: turns[name].measurement(name, numbers, context) for name in names}
+
+
+class _Turns:
+    """The turns of one candidate.
+
+    Args:
+        run: the candidate.
+        options: how long to time.
+        clock: seconds.
+    """
+
+    def __init__(self, run: Run, options: TimingOptions, clock: Clock) -> None:
+        self._run, self._options, self._clock = run, options, clock
+        self._samples: list[float] = []
+        self._warmups: list[float] = []
+        self._loops_of: list[int] = []
+        self._loops = min(self._enough(min(self._lasted(1) for _ in range(4))), _FIRST_LOOPS)
+
+    def take(self) -> None:
+        """Run the candidate until it has one turn's samples more."""
+        self._warmups += [_positive(self._lasted(1)) for _ in range(self._options.warm_runs)]
+        wanted = len(self._samples) + self._options.samples
+        while len(self._samples) < wanted:
+            lasted = self._lasted(self._loops)
+            run_s = _positive(lasted / self._loops)
+            if lasted < self._options.sample_s:
+                self._warmups.append(run_s)
+                enough = min(self._enough(run_s), _GROWTH * self._loops)
+                self._loops = max(self._loops + 1, enough)
+            else:
+                self._samples.append(run_s)
+                self._loops_of.append(self._loops)
+
+    def measurement(
+        self, name: str, blocks: tuple[int, ...], context: Mapping[str, object]
+    ) -> Measurement:
+        """Return what the turns gave."""
+        raised = {"inner_loops": self._loops_of} if len(set(self._loops_of)) > 1 else {}
+        return Measurement(
+            name,
+            tuple(self._samples),
+            tuple(self._warmups),
+            self._loops,
+            blocks,
+            {**context, **raised},
         )
-        for name in names
-    }
+
+    def _lasted(self, loops: int) -> float:
+        start = self._clock()
+        for _ in range(loops):
+            self._run()
+        return self._clock() - start
+
+    def _enough(self, run_s: float) -> int:
+        """How many runs of `run_s` make a sample."""
+        return max(1, int(np.ceil(self._options.sample_s / _positive(run_s))))
 
 
-def _once(run: Run, loops: int, clock: Clock) -> float:
-    start = clock()
-    for _ in range(loops):
-        run()
-    return max((clock() - start) / loops, 1e-12)
-
-
-def _inner_loops(run: Run, options: TimingOptions, clock: Clock) -> int:
-    """Runs that make a sample last long enough, from the fastest of a few first runs."""
-    fastest = min(_once(run, 1, clock) for _ in range(4))
-    return max(1, int(np.ceil(options.sample_s / fastest)))
+def _positive(seconds: float) -> float:
+    """A coarse clock may not have moved."""
+    return max(seconds, 1e-12)
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hil.audit import (
-    FLOAT_KERNELS,
-    INTEGER_KERNELS,
-    Audit,
-    AuditError,
-    LayerAudit,
-    StoredWeights,
-    audit,
-    executed_kernels,
-)
+from hil.audit import Audit, AuditError, LayerAudit, StoredWeights, audit, require_kernels
 from hil.ort import optimized_graph
+from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import ExportOptions
+from quantization.errors import ModelError, PolicyError
 from quantization.export import Exporter
 from quantization.network import Network
+from quantization.packing import pack, unpack
 from quantization.policy import Policy
 from quantization.ranges import made_up_ranges
 from quantization.reading import read_network
@@ -294,6 +288,68 @@ def test_a_range_that_should_be_reduced_and_is_not_is_caught(small: Subject) -> 
     found = audit(small.network, policy, model, len(model), ExportOptions(reduce_range=True))
     assert "weights use 8 bits, asked for 7" in found.layers[0].reason
     assert not found.ok
+
+
+def packed(network: Network, bits: int, planes: int) -> Audit:
+    """Export at `bits`, store the weights in so many planes, audit against `bits`."""
+    policy = uniform(network, f"w{bits}a8")
+    model = onnx.load_from_string(Exporter(network, made_up_ranges(network)).build(policy))
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(":p"):
+            [shape] = [t for t in model.graph.initializer if t.name == f"{tensor.name[:-2]}:d"]
+            values = unpack(numpy_helper.to_array(tensor), bits, numpy_helper.to_array(shape))
+            tensor.CopyFrom(numpy_helper.from_array(pack(values, planes), tensor.name))
+    content = model.SerializeToString()
+    return audit(network, policy, content, len(content))
+
+
+def test_planes_that_waste_a_width_are_caught_and_told_from_weights_that_use_it() -> None:
+    network = small_mobilenet()
+    assert packed(network, 4, planes=4).ok
+    wasteful = packed(network, 4, planes=5)
+    assert {layer.executed for layer in wasteful.layers} <= INTEGER_KERNELS
+    assert {layer.reason for layer in wasteful.layers} == {"asked for 4-bit weights, stored 5-bit"}
+    wide, asked = uniform(network, "w5a8"), uniform(network, "w4a8")
+    exporter = Exporter(network, made_up_ranges(network))
+    used = audit(network, asked, exporter.build(wide), exporter.size_bytes(wide))
+    both = "asked for 4-bit weights, stored 5-bit; weights use 5 bits, asked for 4"
+    assert {layer.reason for layer in used.layers} == {both}
+
+
+def test_weights_that_happen_to_fit_fewer_bits_than_their_planes_pass() -> None:
+    constants = {"w": np.array([1, -1, 0, 0], np.float32).reshape(4, 1, 1, 1)}
+    network = read_network(
+        make_model([node("Conv", "x w", "y", "only")], constants, {"x": (1, 1, 4, 4)}, {"y": None})
+    )
+    policy = uniform(network, "w4a8")
+    model = onnx.load_from_string(Exporter(network, made_up_ranges(network)).build(policy))
+    [planes] = [t for t in model.graph.initializer if t.name.endswith(":p")]
+    few = np.array([1, -2, 0, 0]).reshape(4, 1, 1, 1)
+    planes.CopyFrom(numpy_helper.from_array(pack(few, 4), planes.name))
+    content = model.SerializeToString()
+    assert StoredWeights(model).used_bits(network.layers[0]) == 2
+    assert audit(network, policy, content, len(content)).ok
+
+
+def test_kernels_alone_are_checked_from_the_graph_of_a_loaded_session(small: Subject) -> None:
+    mixed = random_policy(small.network, 0)
+    graph = optimized_graph(small.exporter.build(mixed))
+    require_kernels(small.network, mixed, graph)
+    swapped = {n: FLOAT32 if not mixed[n].is_float else W8A8 for n in small.network.layer_names}
+    more = len(small.network.layers) - 1
+    with pytest.raises(AuditError, match=rf"layer 'stem': asked for .* \(and {more} more\)"):
+        require_kernels(small.network, Policy(swapped), graph)
+
+
+def test_a_file_that_the_runtime_refuses_cannot_be_audited() -> None:
+    with pytest.raises(ModelError, match="cannot load the model"):
+        audit(small_mobilenet(), Policy({}), b"no model", 8)
+
+
+def test_a_policy_of_another_network_cannot_be_audited(small: Subject) -> None:
+    model = small.exporter.build(Policy({}))
+    with pytest.raises(PolicyError, match="no layer"):
+        audit(small.network, Policy({"elsewhere": W8A8}), model, len(model))
 
 
 @pytest.mark.parametrize(

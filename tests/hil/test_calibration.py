@@ -1,6 +1,6 @@
 """Calibration of one network, on times that the test makes up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,17 +11,21 @@ from costmodels.measurement import Measurement
 from costmodels.pricing import total
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import FloatArray
+from hil.audit import AuditError
 from hil.calibration import Calibration, Effects, Timed, as_policy, calibrate_network
 from hil.design import Pattern
 from hil.ort import one_feed, random_inputs
 from hil.profile import node_shares
 from hil.tables import measured_table, spread_table
-from quantization.bits import FLOAT32, BitWidths, parse_choices
+from quantization.bits import FLOAT32, BitWidths, Format, parse_choices
 from quantization.deployment import ExportOptions
 from quantization.export import Exporter
+from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import made_up_ranges
+from quantization.reading import read_network
+from tests.quantization.graphs import make_model, node, normal
 
 FLOAT_S = 1e-3
 
@@ -113,8 +117,17 @@ def test_the_prior_is_the_difference_of_profiles() -> None:
     assert mean[stem] == pytest.approx(0.25 * 0.4 - 0.5)
     assert mean[mix] == pytest.approx(0.75 * 0.4 - 0.5)
     assert (spread > 0).all()
-    conversions = mean[len(effects.layers) + len(effects.glue) :]
-    assert conversions.sum() == pytest.approx(1.0)
+
+
+def test_the_prior_expects_no_conversion_to_cost_anything_but_large_ones_to_differ_more() -> None:
+    effects = Effects(_network())
+    first = len(effects.layers) + len(effects.glue)
+    mean, spread = effects.prior({"stem": 1.0}, {"stem": 1.0}, 0.5)
+    np.testing.assert_array_equal(mean[first:], 0.0)
+    counts = [_network().tensor_by_name[name].count for name, _ in effects.conversions]
+    order = np.argsort(counts)
+    assert (np.diff(spread[first:][order]) >= 0).all()
+    assert spread[first:].max() > 2 * spread[first:].min()
 
 
 def test_as_policy_is_integer_where_the_pattern_is() -> None:
@@ -200,6 +213,75 @@ def test_a_layer_that_gains_more_than_it_costs_keeps_a_small_cost() -> None:
     assert (integer <= 0.0201 * floats).any()
 
 
+def test_cells_that_no_timed_policy_ever_paid_are_assumed_and_not_calibrated() -> None:
+    found, network = _calibrate(_world(), 30), _network()
+    kernels = np.full((len(network.layers), 2), "kernel")
+    table = measured_table(network, found, kernels, {"backend": "test"})
+    chosen = [formats(network, as_policy(network, t.pattern)) for t in found.timed]
+    integer, floats = table.formats.index(Format.INT8), table.formats.index(Format.FLOAT32)
+    paid = {(name, target) for each in chosen for name, _, target in each.conversions}
+    for row, tensor in enumerate(table.tensors):
+        for target, cell in ((Format.INT8, (floats, integer)), (Format.FLOAT32, (integer, floats))):
+            known = "calibrated" if (tensor, target) in paid else "assumed"
+            assert table.conversion.provenance[row][cell] == known
+    assert {"calibrated", "assumed"} <= set(table.conversion.provenance.flat)
+    for row, name in enumerate(table.glue_names):
+        ran = any(each.reads[name] is Format.INT8 for each in chosen)
+        assert table.glue.provenance[row, integer] == ("calibrated" if ran else "assumed")
+        assert table.glue.provenance[row, floats] == "calibrated"
+    assert set(table.unary.provenance.flat) == {"measured"}
+    nothing = replace(found, paid=np.zeros_like(found.paid))
+    bare = measured_table(network, nothing, kernels, {"backend": "test"})
+    assert set(bare.glue.provenance[:, integer]) == {"assumed"}
+    assert set(bare.conversion.provenance.flat) == {"assumed", "exact"}
+    wide = spread_table(table, network, parse_choices("w32a32,w4a8,w16a16"))
+    both = np.ix_(range(len(table.tensors)), *[[wide.formats.index(f) for f in table.formats]] * 2)
+    np.testing.assert_array_equal(wide.conversion.provenance[both], table.conversion.provenance)
+
+
+def test_what_was_never_paid_gets_no_price_from_the_sizes_of_tensors() -> None:
+    found = _calibrate(_world(noise=0.03))
+    first = len(found.effects.layers) + len(found.effects.glue)
+    unpaid = ~found.paid[first:]
+    assert unpaid.any()
+    np.testing.assert_array_equal(found.fit.coefficients[first:][unpaid], 0.0)
+
+
+@pytest.mark.parametrize("choices", ["w16a16,w8a8", "fp16,w32a32", "w16a16,fp16", "w2a8"])
+def test_formats_that_were_not_measured_are_absent_and_the_others_keep_their_cells(
+    choices: str,
+) -> None:
+    found, network = _calibrate(_world(), 30), _network()
+    kernels = np.full((len(network.layers), 2), "kernel")
+    table = measured_table(network, found, kernels, {"backend": "test"})
+    wide = spread_table(table, network, parse_choices(choices))
+    for i, written in enumerate(wide.formats):
+        known = written in table.formats
+        glue = wide.glue.value[:, i]
+        column = table.formats.index(written) if known else None
+        expected = np.inf if column is None else table.glue.value[:, column]
+        np.testing.assert_array_equal(glue, np.broadcast_to(expected, glue.shape))
+        for j, read in enumerate(wide.formats):
+            cells = wide.conversion.value[:, i, j]
+            if i == j:
+                np.testing.assert_array_equal(cells, 0.0)
+            elif column is None or read not in table.formats:
+                assert np.isinf(cells).all()
+            else:
+                measured = table.conversion.value[:, column, table.formats.index(read)]
+                np.testing.assert_array_equal(cells, measured)
+
+
+def test_the_constant_is_nothing_because_layers_and_glue_share_the_whole_time() -> None:
+    found, network = _calibrate(_world(), 30), _network()
+    kernels = np.full((len(network.layers), 2), "kernel")
+    table = measured_table(network, found, kernels, {"backend": "test"})
+    assert table.constant == 0.0
+    floats = table.formats.index(Format.FLOAT32)
+    whole = table.unary.value[:, 1].sum() + table.glue.value[:, floats].sum()
+    assert whole == pytest.approx(found.float_s, rel=1e-12)
+
+
 def test_a_spread_table_prices_every_width_of_a_kernel_alike_and_masks_the_rest() -> None:
     found = _calibrate(_world(), 30)
     network = _network()
@@ -224,6 +306,24 @@ def test_shares_of_a_profile_add_up_to_one_and_name_every_layer() -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
         assert set(shares) <= {node.name for node in network.execution_order}
         assert set(network.layer_names) <= set(shares)
+
+
+def test_a_policy_that_the_runtime_does_not_execute_as_asked_never_enters_the_fit() -> None:
+    """Without the guard, a float layer between integer ones is re-quantized at load."""
+    nodes = [node("Conv", f"{a} w{b}", b, f"conv-{b}") for a, b in ("xs", "st", "tu")]
+    weights = {f"w{b}": normal(16, 16, 1, 1, seed=i) for i, b in enumerate("stu")}
+    network = read_network(make_model(nodes, weights, {"x": (1, 16, 8, 8)}, {"u": None}))
+    options = ExportOptions(weight_method="minmax", pack=False, guard_float=False)
+    exporter = Exporter(network, made_up_ranges(network), options)
+    with pytest.raises(AuditError, match=r"layer 'conv-t'.*re-quantized at load"):
+        calibrate_network(
+            exporter,
+            random_inputs(network, 1),
+            seconds=60,
+            threads=1,
+            seed=0,
+            progress=lambda _share, _what: None,
+        )
 
 
 def test_a_network_without_an_integer_kernel_cannot_be_calibrated() -> None:

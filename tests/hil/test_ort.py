@@ -73,6 +73,20 @@ def test_a_runner_answers_what_the_model_computes_on_fixed_and_on_other_inputs(
     assert not np.allclose(runner.run({name: images[1:]})[0], first)
 
 
+def test_a_runner_shows_the_graph_that_its_own_session_executes(network: Network) -> None:
+    model, seen = network.model.SerializeToString(), list[onnx.GraphProto]()
+    feed = one_feed(network, random_inputs(network, 1))
+    runner = Runner(model, 1, feed, seen.append)
+    assert [n.op_type for n in seen[0].node] == [n.op_type for n in optimized_graph(model).node]
+    np.testing.assert_array_equal(runner()[0], Runner(model, 1, feed)()[0])
+
+    def refuse(graph: onnx.GraphProto) -> None:
+        raise AuditError(f"{len(graph.node)} nodes are too many")
+
+    with pytest.raises(AuditError, match="nodes are too many"):
+        Runner(model, 1, feed, refuse)
+
+
 def test_sessions_have_the_threads_that_were_asked_for_and_default_optimization() -> None:
     import onnxruntime as ort
 

@@ -7,7 +7,7 @@ import pytest
 
 from costmodels.errors import CostError
 from costmodels.measurement import Measurement
-from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
+from hil.timing import Ratio, TimingOptions, machine_load, paired_ratio, time_interleaved
 
 
 class Machine:
@@ -54,6 +54,69 @@ def test_inner_loops_are_chosen_by_the_fastest_of_the_first_runs() -> None:
 
     found = time_interleaved({"it": warming}, TimingOptions(blocks=1), clock=machine.clock)
     assert found["it"].inner_loops in (10, 11)  # sums of floats
+
+
+@pytest.mark.parametrize("slow_runs", [4, 6, 7, 40])
+def test_every_sample_lasts_long_enough_even_if_a_candidate_warms_up_late(slow_runs: int) -> None:
+    machine = Machine()
+    run = machine.candidate("late", 1e-3)
+
+    def warming() -> None:
+        run.seconds = 1e-3 if len(machine.ran) < slow_runs else 1e-4
+        run()
+
+    options = TimingOptions(blocks=8, samples=5, warm_runs=2)
+    found = time_interleaved({"late": warming}, options, clock=machine.clock)["late"]
+    assert len(found.samples_s) == len(found.block) == 40
+    loops = found.context.get("inner_loops", [found.inner_loops] * 40)
+    assert loops[-1] == found.inner_loops in (10, 11)  # sums of floats
+    assert min(s * n for s, n in zip(found.samples_s, loops, strict=True)) >= 0.999e-3
+    assert found.samples_s[-1] == pytest.approx(1e-4)
+    assert sum(found.warmups_s) + np.dot(found.samples_s, loops) <= machine.now
+
+
+def test_a_clock_that_moves_in_steps_needs_more_runs_and_no_end_of_them() -> None:
+    machine = Machine()
+    options = TimingOptions(blocks=2, samples=2)
+    found = time_interleaved(
+        {"quick": machine.candidate("quick", 1e-5)},
+        options,
+        clock=lambda: machine.now // 15e-3 * 15e-3,
+    )["quick"]
+    assert found.inner_loops < 1e6
+    loops = found.context.get("inner_loops", [found.inner_loops] * 4)
+    assert min(s * n for s, n in zip(found.samples_s, loops, strict=True)) > 1e-3
+
+
+def test_samples_that_were_too_short_count_as_warm_ups() -> None:
+    machine = Machine()
+    run = machine.candidate("it", 4e-3)
+
+    def once_faster() -> None:
+        run.seconds = 4e-3 if len(machine.ran) < 7 else 3e-4
+        run()
+
+    options = TimingOptions(blocks=1, samples=3, warm_runs=2)
+    found = time_interleaved({"it": once_faster}, options, clock=machine.clock)["it"]
+    # four first runs, two warm ones, a sample of one slow run, and a fast one that is too short
+    np.testing.assert_allclose(found.warmups_s, [4e-3, 4e-3, 3e-4])
+    np.testing.assert_allclose(found.samples_s, [4e-3, 3e-4, 3e-4])
+    assert found.context["inner_loops"] == [1, 4, 4]
+
+
+def test_the_load_of_the_machine_is_noted_before_and_after() -> None:
+    machine, loads = Machine(), iter([0.5, 2.5])
+    found = time_interleaved(
+        {"a": machine.candidate("a", 2e-3)},
+        TimingOptions(blocks=1),
+        clock=machine.clock,
+        load=lambda: next(loads),
+    )
+    assert found["a"].context == {"load": [0.5, 2.5], "interleaved": ["a"]}
+
+
+def test_the_load_that_is_noted_otherwise_is_the_machines_own() -> None:
+    assert 0 <= machine_load() < float("inf")
 
 
 def test_warm_runs_of_a_turn_are_kept_apart_from_its_samples() -> None:

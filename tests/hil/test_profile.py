@@ -1,0 +1,137 @@
+"""Tracing the nodes of an optimized graph, and the shares of a profile."""
+
+from functools import lru_cache
+
+import pytest
+
+from hil.ort import one_feed, optimized_graph, random_inputs
+from hil.profile import durations, node_shares
+from hil.trace import owners
+from quantization.bits import BitWidths
+from quantization.deployment import ExportOptions
+from quantization.errors import ModelError
+from quantization.export import Exporter
+from quantization.network import Network
+from quantization.policy import Policy
+from quantization.ranges import made_up_ranges
+from quantization.reading import read_network
+from tests.networks import branching, small_mobilenet
+from tests.quantization.graphs import make_model, node, normal
+
+INTEGER = BitWidths(8, 8)
+
+
+@lru_cache
+def _gated() -> Network:
+    """Glue that the runtime renames, decomposes or moves into the blocked layout."""
+    nodes = [
+        node("Conv", "x a", "t", "stem"),
+        node("MaxPool", "t", "p", "max", kernel_shape=[2, 2]),
+        node("HardSwish", "p", "s", "swish"),
+        node("HardSwish", "s", "ss", "swish again"),
+        node("Conv", "ss b", "u", "middle"),
+        node("GlobalAveragePool", "u", "g", "squeeze"),
+        node("HardSigmoid", "g", "h", "gate"),
+        node("Mul", "u h", "m", "scale"),
+        node("Relu", "m", "r", "cut"),
+        node("Mish", "r", "i", "mish"),
+        node("Conv", "i c", "v", "taken over"),
+        node("HardSigmoid", "v", "w", "over"),
+        node("AveragePool", "w", "q", "mean", kernel_shape=[2, 2]),
+        node("Conv", "q d", "y", "last"),
+    ]
+    weights = {name: normal(16, 16, 1, 1, seed=i) for i, name in enumerate("abcd")}
+    return read_network(make_model(nodes, weights, {"x": (1, 16, 64, 64)}, {"y": None}))
+
+
+def _exporter(network: Network) -> Exporter:
+    options = ExportOptions(weight_method="minmax", pack=False)
+    return Exporter(network, made_up_ranges(network), options)
+
+
+def _owned(network: Network, policy: Policy) -> dict[str, list[str]]:
+    """Operators of the optimized graph by the node of the network that owns them."""
+    graph = optimized_graph(_exporter(network).build(policy))
+    found: dict[str, list[str]] = {}
+    for node_, owner in zip(graph.node, owners(network, graph), strict=True):
+        found.setdefault(owner or "", []).append(node_.op_type)
+    return found
+
+
+def test_every_float_glue_operator_that_is_not_fused_owns_its_nodes() -> None:
+    network = _gated()
+    owned = _owned(network, Policy({}))
+    assert set(owned.pop("")) == {"ReorderInput", "ReorderOutput"}
+    assert owned.pop("swish") == owned.pop("swish again") == ["HardSigmoid", "Mul"]
+    assert owned.pop("mish") == ["Softplus", "Tanh", "Mul"]
+    assert owned == {
+        **{name: ["Conv"] for name in network.layer_names},
+        "max": ["MaxPool"],
+        "squeeze": ["GlobalAveragePool"],
+        "gate": ["HardSigmoid"],
+        "scale": ["Mul"],
+        "cut": ["Relu"],
+        "mean": ["AveragePool"],
+    }  # the convolution took "over" over
+
+
+@pytest.mark.parametrize("network", [branching(), small_mobilenet()], ids=["branching", "mobile"])
+def test_only_conversions_belong_to_no_node(network: Network) -> None:
+    for policy in (Policy({}), Policy.uniform(network, INTEGER)):
+        owned = _owned(network, policy)
+        conversions = {"QuantizeLinear", "DequantizeLinear", "Transpose"}
+        assert set(owned.pop("", [])) <= conversions | {"ReorderInput", "ReorderOutput"}
+        assert set(network.layer_names) <= set(owned)
+        assert set(owned) <= {node.name for node in network.execution_order}
+
+
+def test_integer_glue_owns_its_integer_kernels() -> None:
+    owned = _owned(branching(), Policy.uniform(branching(), INTEGER))
+    assert owned["scale"] == ["QLinearMul"]
+    assert owned["residual"] == ["QLinearAdd"]
+    assert owned["concat"] == ["QLinearConcat"]
+    assert owned["pool"] == ["QLinearGlobalAveragePool"]
+    assert owned["transpose"] == ["Transpose"]
+
+
+def test_conversions_in_several_steps_belong_to_no_node() -> None:
+    """The second operand of a float product is dequantized by a cast and two operators."""
+    nodes = [
+        node("MatMul", "x a", "p", "left"),
+        node("MatMul", "x b", "q", "right"),
+        node("Transpose", "q", "k", "turn", perm=[0, 2, 1]),
+        node("MatMul", "p k", "y", "both"),
+        node("Softmax", "k", "z", "weigh"),  # or the last step would be fused into the product
+    ]
+    constants = {name: normal(6, 6, seed=i) for i, name in enumerate("ab")}
+    network = read_network(make_model(nodes, constants, {"x": (1, 6, 6)}, {"y": None, "z": None}))
+    owned = _owned(network, Policy({"left": INTEGER, "right": INTEGER}))
+    assert owned["turn"] == ["Transpose"]
+    assert {"Cast", "Sub", "Mul"} <= set(owned[""])
+
+
+def test_every_glue_operator_that_is_not_fused_has_a_share_of_the_float_network() -> None:
+    network = _gated()
+    shares = node_shares(
+        _exporter(network), Policy({}), 1, one_feed(network, random_inputs(network, 1))
+    )
+    glue = {glue.name for glue in network.glue} - {"over"}
+    assert {name for name, share in shares.items() if share > 0} == {*network.layer_names, *glue}
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def _event(number: int, kind: str, microseconds: int) -> dict[str, object]:
+    about = {"node_index": str(number), "op_name": kind}
+    return {"cat": "Node", "name": f"{kind}_kernel_time", "dur": microseconds, "args": about}
+
+
+def test_durations_are_told_apart_by_number_and_averaged_over_the_quicker_runs() -> None:
+    runs = [(1, 20), (3, 10), (2, 5000), (0, 12), (9000, 11)]  # two were interrupted
+    events = [_event(n, "Mul", us) for run in runs for n, us in zip((7, 3), run, strict=True)]
+    events.append({"cat": "Session", "name": "model_run", "dur": 99})
+    assert durations(events, ["Mul", "Mul"]) == pytest.approx([4 / 3, 14])
+
+
+def test_a_profile_of_other_operators_than_those_of_the_graph_is_an_error() -> None:
+    with pytest.raises(ModelError, match="profiled other operators"):
+        durations([_event(0, "Mul", 1)], ["Add"])
