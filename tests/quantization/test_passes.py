@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from quantization import passes
+from quantization import folding
 from quantization.network import Network
 from quantization.reading import read_network
 from tests.quantization.graphs import Shape, make_model, node, normal
@@ -329,7 +329,7 @@ def test_a_constant_that_cannot_be_evaluated_is_left_to_run_time(
         {"x": (1, 4, 4, 4)},
         {"y": None},
     )
-    monkeypatch.setattr(passes, "ReferenceEvaluator", refuse)
+    monkeypatch.setattr(folding, "ReferenceEvaluator", refuse)
     assert "Neg" in [g.kind for g in read_network(model).glue]
 
 
