@@ -104,9 +104,10 @@ def pool(x: Tensor, given: Mapping[str, Any], *, largest: bool) -> Tensor:
         x = F.pad(x, torch_padding(pads), value=-math.inf)
         made = F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
         return made[:, :, : begun[0], : begun[1]] if ceil else made
-    summed = F.avg_pool2d(F.pad(x, torch_padding(pads)), kernel, strides, divisor_override=1)
+    summed: Tensor = F.avg_pool2d(
+        F.pad(x, torch_padding(pads)), kernel, strides, divisor_override=1
+    )
     if given.get("count_include_pad", 0):
         return summed / math.prod(kernel)
     ones = F.pad(torch.ones_like(x[:1, :1]), torch_padding(pads))
-    elements: Tensor = F.avg_pool2d(ones, kernel, strides, divisor_override=1)
-    return summed / elements
+    return summed / F.avg_pool2d(ones, kernel, strides, divisor_override=1)

@@ -126,6 +126,21 @@ def test_a_batch_norm_stays_if_what_it_reads_is_read_elsewhere_too() -> None:
     assert "BatchNormalization" in [g.kind for g in network.glue]
 
 
+def test_a_batch_norm_behind_a_transposed_convolution_stays() -> None:
+    model = make_model(
+        [
+            node("ConvTranspose", "x w", "a", "up", strides=[2, 2]),
+            node("BatchNormalization", "a g1 h1 m1 v1", "y", "n"),
+        ],
+        {"w": normal(3, 4, 2, 2), **norm(4, 1)},
+        {"x": (1, 3, 4, 4)},
+        {"y": (1, 4, 8, 8)},
+    )
+    network = read_and_compare(model)
+    assert folded(network, "BatchNormalization") == 0
+    assert [(g.kind, g.integer) for g in network.glue] == [("BatchNormalization", False)]
+
+
 def test_shared_weights_get_their_own_batch_norms() -> None:
     model = make_model(
         [
