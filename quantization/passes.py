@@ -61,6 +61,15 @@ def static_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def drop_constant_inputs(graph: onnx.GraphProto) -> int:
+    """Remove the inputs that only name an initializer, as files before IR version 4 list them."""
+    constants = {tensor.name for tensor in graph.initializer}
+    named = [value for value in graph.input if value.name in constants]
+    for value in named:
+        graph.input.remove(value)
+    return len(named)
+
+
 def name_nodes(graph: onnx.GraphProto) -> int:
     """Give every node without a name, or with one that occurred before, the name ``{op}_{index}``.
 
@@ -172,7 +181,13 @@ def drop_unused(graph: onnx.GraphProto) -> int:
     counts = consumer_counts(graph)
     for tensor in [t for t in graph.initializer if not counts[t.name]]:
         graph.initializer.remove(tensor)
-    names = {tensor.name for tensor in graph.initializer}
-    for value in [v for v in graph.input if v.name in names]:
-        graph.input.remove(value)
     return removed
+
+
+def drop_unused_inputs(graph: onnx.GraphProto) -> int:
+    """Remove inputs that nobody reads."""
+    counts = consumer_counts(graph)
+    unused = [value for value in graph.input if not counts[value.name]]
+    for value in unused:
+        graph.input.remove(value)
+    return len(unused)

@@ -39,11 +39,13 @@ def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Netw
 
     Raises:
         ModelError: if the file is missing, truncated, no ONNX model, already quantized, has control
-            flow or shapes that cannot be known.
+            flow, inputs or weights that are not float32, or shapes that cannot be known.
     """
     prepared = _load(model)
     graph = prepared.graph
     passes.name_nodes(graph)
+    passes.drop_constant_inputs(graph)
+    unused_inputs = passes.drop_unused_inputs(graph)
     _reject_unsupported(graph)
     _fix_input_shapes(graph, batch)
     counts = {
@@ -64,6 +66,7 @@ def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Netw
     passes.drop_unused(graph)
     counts["shared parameters"] = passes.own_parameters(graph)
     passes.drop_unused(graph)
+    counts["unused inputs"] = unused_inputs + passes.drop_unused_inputs(graph)
     prepared = _infer_shapes(prepared)
     layers, glue, tensors = describe(prepared.graph)
     return Network(prepared, layers, glue, tensors, folded=counts)
@@ -95,13 +98,15 @@ def _reject_unsupported(graph: onnx.GraphProto) -> None:
         raise ModelError(f"control flow is not supported: {', '.join(sorted(found))}")
     if found := kinds & _QUANTIZED:
         raise ModelError(f"the model is already quantized ({min(found)}); give the float model")
+    for value in graph.input:
+        kind = value.type.tensor_type.elem_type  # 0 for what is no tensor
+        if kind != onnx.TensorProto.FLOAT:
+            name = onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind else "no tensor"
+            raise ModelError(f"input {value.name!r} is {name}; export the model in float32")
 
 
 def _fix_input_shapes(graph: onnx.GraphProto, batch: int) -> None:
-    constants = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
-        if value.name in constants:
-            continue
         dims = value.type.tensor_type.shape.dim
         for index, dim in enumerate(dims):
             if dim.dim_value > 0:

@@ -102,12 +102,12 @@ def pool(x: Tensor, given: Mapping[str, Any], *, largest: bool) -> Tensor:
         # With ceil_mode, ONNX has no window that begins in the padding behind the image.
         begun = [math.ceil((x.shape[2 + i] + pads[i]) / strides[i]) for i in range(2)]
         x = F.pad(x, torch_padding(pads), value=-math.inf)
-        made = F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
+        made: Tensor = F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
         return made[:, :, : begun[0], : begun[1]] if ceil else made
-    summed: Tensor = F.avg_pool2d(
-        F.pad(x, torch_padding(pads)), kernel, strides, divisor_override=1
-    )
-    if given.get("count_include_pad", 0):
-        return summed / math.prod(kernel)
-    ones = F.pad(torch.ones_like(x[:1, :1]), torch_padding(pads))
-    return summed / F.avg_pool2d(ones, kernel, strides, divisor_override=1)
+    padded = F.pad(x, torch_padding(pads))
+    summed = F.avg_pool2d(padded, kernel, strides, divisor_override=1)
+    elements: Tensor | int = math.prod(kernel)
+    if not given.get("count_include_pad", 0):
+        ones = F.pad(torch.ones_like(x[:1, :1]), torch_padding(pads))
+        elements = F.avg_pool2d(ones, kernel, strides, divisor_override=1)
+    return torch.div(summed, elements)
