@@ -251,10 +251,7 @@ def _product(node: onnx.NodeProto, activations: tuple[str, ...], values: _Values
     if len(source) < 2 or len(other) < 2:
         return None  # a product with a vector
     if node.op_type == "Gemm":
-        plain = not passes.attribute(node, "transA", 0) and all(
-            passes.attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta")
-        )
-        if not plain or len(activations) == 2:
+        if len(activations) == 2:
             return None
     elif len(activations) == 1 and len(other) != 2:
         return None

@@ -116,11 +116,7 @@ class Exporter:
         return self._parameters.weight(layer, bits)
 
     def bias(self, layer: str) -> Float32Array:
-        """Return the bias of `layer`, (channels,); zeros if it has none.
-
-        Raises:
-            ModelError: if it has another bias for each row.
-        """
+        """Return the bias of `layer`, (channels,); zeros if it has none."""
         return self._parameters.bias(layer)
 
     def corrected(

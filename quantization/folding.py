@@ -1,7 +1,6 @@
 """Graph passes that fold what is constant: constant expressions, and batch-norms into weights."""
 
 import logging
-import math
 
 import numpy as np
 import onnx
@@ -98,7 +97,8 @@ def fold_batch_norms(graph: onnx.GraphProto) -> int:
     """Fold each BatchNormalization behind a convolution or a Gemm into its weight and bias.
 
     With scale g, shift h, mean m, variance v:  ``W' = W g / sqrt(v + eps)`` per output channel and
-    ``b' = (b - m) g / sqrt(v + eps) + h``. In float64, rounded once.
+    ``b' = (b - m) g / sqrt(v + eps) + h``. In float64, rounded once. Gemms must be plain, as
+    `rewriting.plain_gemms` leaves them.
     """
     arrays = initializer_arrays(graph)
     counts = consumer_counts(graph)
@@ -143,10 +143,7 @@ def _output_axis(layer: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> int | 
         return None
     if layer.op_type == "Conv":
         return 0
-    if _has_bias(layer) and math.prod(arrays[layer.input[2]].shape[:-1]) != 1:
-        return None  # another bias for each row
-    plain = attribute(layer, "alpha", 1.0) == 1.0 and attribute(layer, "beta", 1.0) == 1.0
-    return (0 if attribute(layer, "transB", 0) else 1) if plain else None
+    return 0 if attribute(layer, "transB", 0) else 1
 
 
 def _has_bias(layer: onnx.NodeProto) -> bool:

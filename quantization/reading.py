@@ -56,11 +56,18 @@ def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Netw
     passes.name_nodes(prepared.graph)  # raising the opset adds nodes without names, and constants
     counts["Constant"] += folding.inline_constants(prepared.graph)
     prepared = _infer_shapes(prepared)
-    counts["folded"] = 0
-    while n := folding.fold_constants(prepared):
-        counts["folded"] += n
+    counts |= {"folded": 0, "SplitToSequence": 0}
+    while True:
+        folded = folding.fold_constants(prepared)
+        split = rewriting.split_sequences(prepared.graph)
+        if not folded + split:
+            break
+        counts["folded"] += folded
+        counts["SplitToSequence"] += split
         prepared = _infer_shapes(prepared)
     graph = prepared.graph
+    counts["Gemm"] = rewriting.plain_gemms(graph)
+    counts["Add"] = rewriting.bias_products(graph)
     counts["BatchNormalization"] = folding.fold_batch_norms(graph)
     counts["ReduceMean"] = rewriting.pool_means(graph)
     passes.drop_unused(graph)
