@@ -3,8 +3,9 @@
 Here is what reads a graph, and the passes that name, alias and drop; `folding` and `rewriting`
 hold the others. Each pass changes a `GraphProto` in place and returns how many nodes or
 initializers it changed. After all of them: no Identity, no Constant node, nothing that only depends
-on constants, no batch-norm behind a convolution, unique node names, and for each layer its own
-weight and bias called ``{layer}.weight`` and ``{layer}.bias``.
+on constants, no batch-norm behind a convolution, no Gemm by a weight that does more than
+``x W + b``, unique node names, and for each layer its own weight and bias called
+``{layer}.weight`` and ``{layer}.bias``.
 """
 
 from collections import Counter

@@ -27,8 +27,8 @@ _QUANTIZED = frozenset(
 def read_network(model: str | Path | onnx.ModelProto, *, batch: int = 1) -> Network:
     """Read an ONNX model and prepare it for quantization.
 
-    Constants and batch-norms are folded, `Identity` aliases resolved, shapes inferred, and each
-    layer gets its own weight and bias.
+    Constants and batch-norms are folded, `Identity` aliases resolved, matrix products and splits
+    written in their plain form, shapes inferred, and each layer gets its own weight and bias.
 
     Args:
         model: a path, or a model in memory (which is not changed).
