@@ -86,7 +86,11 @@ class _Traces:
     def of(cls, network: Network) -> "_Traces":
         parameters: dict[str, str] = {}
         outputs: dict[str, str] = {}
-        behind = {glue.inputs[0]: glue for glue in network.glue if len(glue.inputs) == 1}
+        behind = {
+            glue.inputs[0]: glue
+            for glue in network.glue
+            if len(glue.inputs) == len(glue.outputs) == 1
+        }
         for layer in network.layers:
             names = parameter_names(network, layer.name)
             # What the runtime calls the weights of a float layer that it re-quantizes.

@@ -98,6 +98,4 @@ def not_deployable(layer: Layer, bits: BitWidths) -> str:
         return "no kernels for activations below 8 bits"
     if layer.kind == "ConvTranspose":
         return "no integer kernel for ConvTranspose"
-    if layer.bias_count not in (0, 1, layer.out_channels):
-        return "integer kernels take one bias per output channel, not one per row"
     return ""

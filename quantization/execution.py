@@ -25,10 +25,10 @@ from quantization.torch_operators import (
     Attributes,
     attributes,
     constant,
-    convolve,
     operator,
     product,
 )
+from quantization.torch_windows import convolve
 
 Values = dict[str, torch.Tensor]
 """What is kept of each tensor that somebody still reads: integers less zero point, or reals."""

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import onnx
 
+from quantization.digests import structure_digest
 from quantization.errors import ModelError, PolicyError, did_you_mean
 
 LAYER_KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -34,9 +35,12 @@ class Layer:
         inputs: names of the input activations: one, or two for a product of two activations.
         output: name of the output activation.
         bias_count: elements of the bias, 0 without one.
+        factor_counts: elements of each factor of a product of two activations: the other extents
+            are those of the result, along which a factor may be broadcast. None with a weight.
 
     Raises:
-        ModelError: if an extent is not positive or the groups do not divide the channels.
+        ModelError: if an extent is not positive, the groups do not divide the channels, or
+            `factor_counts` are not given exactly for a product of two activations.
 
     >>> depthwise = Layer("dw", "Conv", 144, 144, (3, 3), (1, 1), 144, (56, 56), (56, 56), 1,
     ...                   ("x",), "y")
@@ -57,6 +61,7 @@ class Layer:
     inputs: tuple[str, ...]
     output: str
     bias_count: int = 0
+    factor_counts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in LAYER_KINDS:
@@ -71,6 +76,8 @@ class Layer:
             )
         if len(self.inputs) not in (1, 2):
             raise ModelError(f"layer {self.name!r}: one or two input activations expected")
+        if (self.factor_counts is None) != self.has_weights:
+            raise ModelError(f"layer {self.name!r}: two activations have two counts, weights none")
 
     @property
     def has_weights(self) -> bool:
@@ -101,9 +108,9 @@ class Layer:
     @property
     def input_count(self) -> int:
         """Elements of all input activations."""
-        first = self.batch * self.in_channels * math.prod(self.in_size)
-        second = 0 if self.has_weights else self.batch * self.in_channels * self.out_channels
-        return first + second
+        if self.factor_counts is not None:
+            return sum(self.factor_counts)
+        return self.batch * self.in_channels * math.prod(self.in_size)
 
     @property
     def output_count(self) -> int:
@@ -118,14 +125,16 @@ class Glue:
     Args:
         name: the ONNX node's name.
         kind: the ONNX operator.
-        inputs: names of its input activations (constants are not listed).
-        outputs: names of its outputs.
+        inputs: names of the tensors it reads (no constants, no values that are not float32).
+        outputs: names of the tensors it writes (such as are read by somebody).
         integer: whether runtimes have an integer kernel for it, so that it may run quantized.
         moves_only: whether it only moves values (reshape, transpose, max pooling, ...), so that
             its output keeps the scale of its input.
         fused: whether it is an activation that an integer producer takes over: requantization
             clamps to the range that the activation leaves, so the operator vanishes.
-        known: whether Quantmeter knows the operator; unknown ones count as uncovered.
+        known: whether Quantmeter knows the operator; unknown ones count as uncovered, and so does
+            a convolution or matrix product that is no layer (its weight is computed, say).
+        macs: multiply-accumulates of such a convolution or matrix product, else 0.
     """
 
     name: str
@@ -136,11 +145,15 @@ class Glue:
     moves_only: bool = False
     fused: bool = False
     known: bool = True
+    macs: int = 0
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: one producer, any number of consumers.
+    """An activation of float32 values: one producer, any number of consumers.
+
+    Indices, masks and other values that are not float32 are no tensors: they have no range, and
+    are never quantized or converted.
 
     Args:
         name: the ONNX value's name.
@@ -162,11 +175,20 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many operators are layers, known glue, and unknown to Quantmeter."""
+    """How many operators are layers, known glue, and unknown to Quantmeter.
+
+    Args:
+        layers: number of layers.
+        glue: number of known glue operators.
+        unknown: kinds of the other operators; they run in float.
+        unknown_macs: multiply-accumulates of those that are convolutions or matrix products; no
+            layer counts them.
+    """
 
     layers: int
     glue: int
     unknown: tuple[str, ...]
+    unknown_macs: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +201,7 @@ class Network:
         model: the prepared float model: constants and batch-norms folded, no shared initializers.
         layers: the operators whose bits are chosen, in execution order.
         glue: the other operators, in execution order.
-        tensors: all activations, inputs first, then in order of production.
+        tensors: all activations of float32, inputs first, then in order of production.
         ties: groups of layer names that must get equal bits.
         folded: what reading changed, such as ``{"BatchNormalization": 52}``.
     """
@@ -243,7 +265,7 @@ class Network:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one run."""
+        """Multiply-accumulates of the layers in one run; `coverage` counts the others."""
         return sum(layer.macs for layer in self.layers)
 
     @property
@@ -251,13 +273,14 @@ class Network:
         """Counts of layers, known glue and the kinds of unknown operators."""
         unknown = tuple(sorted({glue.kind for glue in self.glue if not glue.known}))
         known = sum(glue.known for glue in self.glue)
-        return Coverage(len(self.layers), known, unknown)
+        macs = sum(glue.macs for glue in self.glue)
+        return Coverage(len(self.layers), known, unknown, macs)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the structure: what a cost table depends on. Weight values do not count."""
-        text = repr((self.layers, self.glue, self.tensors))
-        return hashlib.sha256(text.encode()).hexdigest()
+        described = repr((self.layers, self.glue, self.tensors))
+        return structure_digest(self.model, self._layer_by_name, described)
 
     @cached_property
     def weights_digest(self) -> str:

@@ -4,7 +4,6 @@ import numpy as np
 
 from quantization.bits import BitWidths
 from quantization.deployment import Correction, ExportOptions
-from quantization.errors import ModelError
 from quantization.network import Layer, Network
 from quantization.passes import attribute, initializer_arrays
 from quantization.quantizer import Float32Array, QuantizedWeight, quantize_weight
@@ -60,17 +59,11 @@ class Parameters:
         return (np.abs(self.bias(layer)) / (step * _LARGEST_BIAS)).astype(np.float32)
 
     def bias(self, layer: str) -> Float32Array:
-        """Return the bias of `layer`, (channels,); zeros if it has none.
-
-        Raises:
-            ModelError: if it has another bias for each row.
-        """
+        """Return the bias of `layer`, (channels,); zeros if it has none."""
         node, channels = self._nodes[layer], self.network.layer(layer).out_channels
         if len(node.input) < 3 or not node.input[2]:
             return np.zeros(channels, np.float32)
         array: Float32Array = self._arrays[node.input[2]].astype(np.float32)
-        if array.ndim > 1 and array.size != array.shape[-1]:
-            raise ModelError(f"layer {layer!r} has a bias per row; one per column is supported")
         return np.array(np.broadcast_to(array.reshape(-1), channels))
 
     def corrected(

@@ -79,10 +79,9 @@ class Policy:
             raise PolicyError(f"a policy file is JSON; this is not: {error}") from None
         if not isinstance(content, dict) or "layers" not in content:
             raise PolicyError('a policy file holds {"version": 1, "layers": {"NAME": "w8a8"}}')
-        if content.get("version") != VERSION:
-            raise PolicyError(
-                f"policy version {content.get('version')!r} is not known; expected {VERSION}"
-            )
+        version = content.get("version")
+        if isinstance(version, bool) or version != VERSION:  # true equals 1
+            raise PolicyError(f"policy version {version!r} is not known; expected {VERSION}")
         if unknown := sorted(set(content) - _KEYS):
             raise PolicyError(f"unknown keys in the policy: {', '.join(unknown)}")
         layers, options = content["layers"], content.get("options", {})

@@ -200,7 +200,7 @@ def _least_squared_error(
         for name in wanted
         if name not in held
     )
-    names = [value.name for value in model.graph.output]
+    names = [value.name for value in model.graph.output if value.name in limits]
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     counts: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     for part in batches(network, inputs):

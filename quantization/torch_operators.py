@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from onnx import helper
 
 from quantization.errors import ModelError
+from quantization.torch_windows import convolve, convolve_transposed, pool, torch_padding
 
 Tensor = torch.Tensor
 Inputs = Sequence[Tensor | None]
@@ -39,20 +40,6 @@ def operator(kind: str) -> Operator:
         ) from None
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -> Tensor:
-    """Conv: (N, in, *size) to (N, out, *size); asymmetric padding is padded explicitly."""
-    rank = x.dim() - 2
-    strides = given.get("strides", [1] * rank)
-    dilations = given.get("dilations", [1] * rank)
-    pads = _pads(x.shape[2:], weight.shape[2:], strides, dilations, given)
-    symmetric = pads[:rank] == pads[rank:]
-    if not symmetric:
-        x = F.pad(x, _torch_padding(pads))
-    padding = pads[:rank] if symmetric else [0] * rank
-    run = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    return run(x, weight, bias, strides, padding, dilations, given.get("group", 1))
-
-
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -> Tensor:
     """Gemm, or MatMul."""
     x = x.T if given.get("transA", 0) else x
@@ -60,80 +47,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, given: Attributes) -
     if (alpha := given.get("alpha", 1.0)) != 1.0:
         result = result * alpha
     return result if bias is None else result + bias * given.get("beta", 1.0)
-
-
-def _pads(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    given: Attributes,
-) -> list[int]:
-    mode = given.get("auto_pad", b"NOTSET").decode()
-    if mode in ("NOTSET", ""):
-        return list(given.get("pads", [0] * (2 * len(size))))
-    if mode == "VALID":
-        return [0] * (2 * len(size))
-    begin, end = [], []
-    for extent, k, stride, dilation in zip(size, kernel, strides, dilations, strict=True):
-        total = max((math.ceil(extent / stride) - 1) * stride + dilation * (k - 1) + 1 - extent, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(small if mode == "SAME_UPPER" else large)
-        end.append(large if mode == "SAME_UPPER" else small)
-    return begin + end
-
-
-def _torch_padding(pads: Sequence[int]) -> list[int]:
-    """ONNX lists all begins, then all ends; torch lists pairs, last axis first."""
-    rank = len(pads) // 2
-    return [pads[i + side * rank] for i in reversed(range(rank)) for side in (0, 1)]
-
-
-def _transposed(inputs: Inputs, given: Attributes) -> Tensor:
-    x, weight, *bias = inputs
-    assert x is not None
-    assert weight is not None
-    rank = x.dim() - 2
-    pads = list(given.get("pads", [0] * (2 * rank)))
-    automatic = given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-    if automatic or "output_shape" in given or pads[:rank] != pads[rank:]:
-        raise ModelError("only ConvTranspose with given, symmetric padding is simulated")
-    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
-    return run(
-        x,
-        weight,
-        bias[0] if bias else None,
-        given.get("strides", [1] * rank),
-        pads[:rank],
-        given.get("output_padding", [0] * rank),
-        given.get("group", 1),
-        given.get("dilations", [1] * rank),
-    )
-
-
-def _pool(inputs: Inputs, given: Attributes, *, largest: bool) -> Tensor:
-    x = _first(inputs)
-    kernel = given["kernel_shape"]
-    rank = len(kernel)
-    strides = given.get("strides", [1] * rank)
-    dilations = given.get("dilations", [1] * rank)
-    pads = _pads(x.shape[2:], kernel, strides, dilations, given)
-    ceil = bool(given.get("ceil_mode", 0))
-    if rank != 2 or (not largest and (ceil or set(dilations) != {1})):
-        raise ModelError(
-            "only pooling over two axes, averages without ceil_mode and dilations, is simulated"
-        )
-    if largest:
-        # With ceil_mode, ONNX has no window that begins in the padding behind the image.
-        begun = [math.ceil((x.shape[2 + i] + pads[i]) / strides[i]) for i in range(2)]
-        x = F.pad(x, _torch_padding(pads), value=-math.inf)
-        made = F.max_pool2d(x, kernel, strides, 0, dilations, ceil_mode=ceil)
-        return made[:, :, : begun[0], : begun[1]] if ceil else made
-    summed = F.avg_pool2d(F.pad(x, _torch_padding(pads)), kernel, strides, divisor_override=1)
-    if given.get("count_include_pad", 0):
-        return summed / math.prod(kernel)
-    ones = F.pad(torch.ones_like(x[:1, :1]), _torch_padding(pads))
-    return summed / F.avg_pool2d(ones, kernel, strides, divisor_override=1)
 
 
 def _first(inputs: Inputs) -> Tensor:
@@ -225,7 +138,7 @@ def _pad(inputs: Inputs, given: Attributes) -> Tensor:
     if given.get("mode", b"constant") != b"constant" or len(inputs) > 3:
         raise ModelError("only constant padding over all axes is simulated")
     value = inputs[2] if len(inputs) > 2 else None
-    return F.pad(_first(inputs), _torch_padding(_integers(inputs, 1)), value=float(value or 0.0))
+    return F.pad(_first(inputs), torch_padding(_integers(inputs, 1)), value=float(value or 0.0))
 
 
 def _layer_norm(inputs: Inputs, given: Attributes) -> Tensor:
@@ -248,6 +161,18 @@ def _gather(inputs: Inputs, given: Attributes) -> Tensor:
     return x[(slice(None),) * axis + (index.long(),)]
 
 
+def _weighted(run: Callable[[Tensor, Tensor, Tensor | None, Attributes], Tensor]) -> Operator:
+    """An operator of input, weight and perhaps a bias."""
+
+    def applied(inputs: Inputs, given: Attributes) -> Tensor:
+        x, weight, bias = (*inputs, None)[:3]
+        assert x is not None
+        assert weight is not None
+        return run(x, weight, bias, given)
+
+    return applied
+
+
 def _elementwise(run: Any) -> Operator:
     return lambda inputs, _given: run(*inputs)
 
@@ -258,10 +183,10 @@ def _fold(run: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 _OPERATORS: dict[str, Operator] = {
-    "Conv": lambda i, a: convolve(_first(i), i[1], i[2] if len(i) > 2 else None, a),  # type: ignore[arg-type]
-    "ConvTranspose": _transposed,
-    "Gemm": lambda i, a: product(_first(i), i[1], i[2] if len(i) > 2 else None, a),  # type: ignore[arg-type]
-    "MatMul": lambda i, a: product(_first(i), i[1], None, a),  # type: ignore[arg-type]
+    "Conv": _weighted(convolve),
+    "ConvTranspose": _weighted(convolve_transposed),
+    "Gemm": _weighted(product),
+    "MatMul": _weighted(product),
     **{
         kind: _elementwise(run)
         for kind, run in {
@@ -298,8 +223,8 @@ _OPERATORS: dict[str, Operator] = {
         list(range(2, _first(i).dim())), keepdim=True
     ),
     "GlobalMaxPool": lambda i, _a: _first(i).amax(list(range(2, _first(i).dim())), keepdim=True),
-    "AveragePool": lambda i, a: _pool(i, a, largest=False),
-    "MaxPool": lambda i, a: _pool(i, a, largest=True),
+    "AveragePool": lambda i, a: pool(_first(i), a, largest=False),
+    "MaxPool": lambda i, a: pool(_first(i), a, largest=True),
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Transpose": lambda i, a: _first(i).permute(

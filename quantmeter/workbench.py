@@ -54,7 +54,8 @@ class Workbench:
     @property
     def classifies(self) -> bool:
         """Whether the first output is (N, classes): only then there is an accuracy."""
-        return len(self.network.tensor_by_name[self.network.output_names[0]].shape) == 2
+        output = self.network.tensor_by_name.get(self.network.output_names[0])
+        return output is not None and len(output.shape) == 2
 
     @property
     def range_inputs(self) -> Float32Array:
@@ -140,12 +141,13 @@ def _check_fit(network: Network, data: Data) -> None:
     check_inputs(network, data.x)
     if data.y is None:
         return
-    shape = network.tensor_by_name[network.output_names[0]].shape
-    if len(shape) != 2:
+    output = network.tensor_by_name.get(network.output_names[0])
+    if output is None or len(output.shape) != 2:
+        found = "not float32" if output is None else output.shape
         raise DataError(
-            f"labels need an output (N, classes), this network's is {shape}; give data without y"
+            f"labels need an output (N, classes), this network's is {found}; give data without y"
         )
-    classes = shape[1]
+    classes = output.shape[1]
     if data.y.min() < 0 or data.y.max() >= classes:
         raise DataError(
             f"labels run from {data.y.min()} to {data.y.max()}, the network has {classes} classes"

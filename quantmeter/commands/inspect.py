@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
                     "layers": coverage.layers,
                     "glue": coverage.glue,
                     "unknown": list(coverage.unknown),
+                    "unknown_macs": coverage.unknown_macs,
                 },
                 "folded": folded,
                 "layers": [
@@ -76,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{coverage.glue} glue operators"
     )
     if coverage.unknown:
-        out.print(f"unknown operators, run in float: {', '.join(coverage.unknown)}")
+        uncounted = f" ({coverage.unknown_macs:,} more MACs)" if coverage.unknown_macs else ""
+        out.print(f"unknown operators, run in float: {', '.join(coverage.unknown)}{uncounted}")
     changes = ", ".join(f"{n} {name}" for name, n in folded.items())
     out.print(f"folded or copied while reading: {changes or 'nothing'}")
     return 0

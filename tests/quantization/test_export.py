@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from costmodels.sketch import example_network
 from hil.ort import Runner, optimized_graph
 from quantization.bits import FLOAT32, BitWidths
-from quantization.deployment import Correction, ExportOptions, not_deployable
-from quantization.errors import DataError, ModelError, PolicyError
+from quantization.deployment import Correction, ExportOptions
+from quantization.errors import DataError, PolicyError
 from quantization.export import Exporter, parameter_names, stored_name
 from quantization.network import Network
 from quantization.operators import GLUE
@@ -180,20 +180,6 @@ def test_a_gemm_keeps_its_bias_of_any_shape(shape: str, rows: int) -> None:
     for made in (model, exporter.build(Policy({}))):
         [found] = Runner(made, 1, {"x": images})()
         assert np.abs(found - expected).max() < 3 * exporter.ranges.grid("y", 8).scale
-
-
-def test_a_gemm_with_a_bias_per_row_is_not_deployable_and_says_so() -> None:
-    network = single(
-        [node("Gemm", "x w b", "y", "gemm")], {"w": normal(4, 3), "b": normal(5, 3)}, 5, 4
-    )
-    exporter = Exporter(network, made_up_ranges(network))
-    assert "per row" in not_deployable(network.layers[0], W8A8)
-    with pytest.raises(PolicyError, match=r"'gemm'.*per row"):
-        exporter.build(uniform(network, "w8a8"))
-    with pytest.raises(ModelError, match="bias per row"):
-        exporter.parameters.bias("gemm")
-    [found] = Runner(exporter.build(Policy({})), 1, {"x": normal(5, 4)})()
-    np.testing.assert_allclose(found, normal(5, 4) @ normal(4, 3) + normal(5, 3), rtol=1e-5)
 
 
 LAYERS = {

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from costmodels.sketch import Sketch, example_network
@@ -98,6 +99,14 @@ def test_a_product_whose_first_factor_is_broadcast_counts_every_product() -> Non
     layer = only_layer([node("MatMul", "a b", "y")], {}, {"a": (5, 3), "b": (2, 3, 4)}, {"y": None})
     assert layer.macs == 2 * 5 * 3 * 4
     assert layer.output_count == 2 * 5 * 4
+    assert layer.input_count == 5 * 3 + 2 * 3 * 4
+
+
+def test_factors_that_are_broadcast_against_each_other_count_what_they_hold() -> None:
+    shapes: dict[str, Any] = {"a": (5, 1, 4, 9), "b": (3, 9, 4)}
+    layer = only_layer([node("MatMul", "a b", "y")], {}, shapes, {"y": None})
+    assert layer.macs == 5 * 3 * 4 * 9 * 4
+    assert layer.input_count == 5 * 4 * 9 + 3 * 9 * 4
 
 
 def test_a_product_with_a_vector_is_glue() -> None:
@@ -107,11 +116,11 @@ def test_a_product_with_a_vector_is_glue() -> None:
     network = sketch.network(sketch.node("MatMul", x, vector, name="weighted"))
     assert network.layer_names == ("c",)
     assert [g.kind for g in network.glue] == ["ReduceMax", "MatMul"]
+    assert network.coverage.unknown == ("MatMul",)
+    assert network.coverage.unknown_macs == 1 * 4 * 4 * 4
 
 
 def _axes(*axes: int) -> Any:
-    import numpy as np
-
     return np.array(axes, np.int64)
 
 
@@ -128,6 +137,8 @@ LAYER = Layer("c", "Conv", 4, 8, (3, 3), (1, 1), 2, (8, 8), (6, 6), 1, ("x",), "
         ({"batch": 0}, "at least 1"),
         ({"inputs": ()}, "one or two input activations"),
         ({"inputs": ("a", "b", "c")}, "one or two input activations"),
+        ({"inputs": ("a", "b")}, "two activations have two counts"),
+        ({"factor_counts": (3, 4)}, "two activations have two counts"),
     ],
 )
 def test_an_impossible_layer_cannot_be_built(change: dict[str, Any], message: str) -> None:
@@ -174,6 +185,57 @@ def test_the_digest_depends_on_structure_and_the_other_one_on_weights_too() -> N
 
     assert network(0).digest == network(1).digest != network(0, channels=5).digest
     assert network(0).weights_digest == network(0).weights_digest != network(1).weights_digest
+
+
+def _digest(change: str = "", seed: int = 0) -> str:
+    """Read a network of which one thing is changed."""
+
+    def pick(name: str, plain: Any, other: Any) -> Any:
+        return other if change == name else plain
+
+    pads = pick("pads of the same size", [1, 1, 1, 1], [2, 2, 0, 0])
+    pads, dilations = pick("dilations", (pads, [1, 1]), ([2, 2, 2, 2], [2, 2]))
+    kernel, pool_pads = pick("pool kernel", ([2, 2], [0, 0, 1, 1]), ([3, 3], [1, 1, 1, 1]))
+    operands = pick("wiring", "c e", "e c")
+    power = np.array(pick("exponent", 2, 3), np.float32)
+    nodes = [
+        node("Conv", "x w", "a", "c", pads=pads, dilations=dilations),
+        node("MaxPool", "a", "b", "p", kernel_shape=kernel, strides=[1, 1], pads=pool_pads),
+        node("LayerNormalization", "b scale", "n", "norm", epsilon=pick("epsilon", 1e-5, 1e-3)),
+        node("Pow", "n power", "s", "square"),
+        node("Slice", "s starts ends axes", "c", "slice"),
+        node("Relu", "s", "d", "relu"),
+        node("Slice", "d starts ends axes", "e", "slice_too"),
+        node("Sub", operands, "y", "difference"),
+    ]
+    begin = pick("slice", 0, 1)
+    constants = {
+        "w": normal(4, 3, 3, 3, seed=seed),
+        "scale": normal(6, seed=seed),
+        "power": power,
+        "starts": np.array([begin]),
+        "ends": np.array([begin + 2]),
+        "axes": np.array([1]),
+    }
+    opset = pick("opset", 21, 22)
+    model = make_model(nodes, constants, {"x": (1, 3, 6, 6)}, {"y": None}, opset=opset)
+    return read_network(model).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("pads of the same size", "dilations", "pool kernel", "wiring", "exponent", "epsilon"),
+        *("slice", "opset"),
+    ],
+)
+def test_what_decides_cost_without_changing_a_shape_changes_the_digest(change: str) -> None:
+    assert _digest(change) != _digest()
+
+
+def test_the_digest_of_the_retrained_network_is_the_same() -> None:
+    """Also where trained values are constants of glue, such as the scale of a normalization."""
+    assert _digest(seed=1) == _digest(seed=0)
 
 
 def test_a_layer_stands_in_one_tie_at_most_and_every_tied_layer_exists() -> None:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from quantization import passes
+from quantization import folding
 from quantization.network import Network
 from quantization.reading import read_network
 from tests.quantization.graphs import Shape, make_model, node, normal
@@ -124,6 +124,21 @@ def test_a_batch_norm_stays_if_what_it_reads_is_read_elsewhere_too() -> None:
     network = read_and_compare(model)
     assert folded(network, "BatchNormalization") == 0
     assert "BatchNormalization" in [g.kind for g in network.glue]
+
+
+def test_a_batch_norm_behind_a_transposed_convolution_stays() -> None:
+    model = make_model(
+        [
+            node("ConvTranspose", "x w", "a", "up", strides=[2, 2]),
+            node("BatchNormalization", "a g1 h1 m1 v1", "y", "n"),
+        ],
+        {"w": normal(3, 4, 2, 2), **norm(4, 1)},
+        {"x": (1, 3, 4, 4)},
+        {"y": (1, 4, 8, 8)},
+    )
+    network = read_and_compare(model)
+    assert folded(network, "BatchNormalization") == 0
+    assert [(g.kind, g.integer) for g in network.glue] == [("BatchNormalization", False)]
 
 
 def test_shared_weights_get_their_own_batch_norms() -> None:
@@ -329,7 +344,7 @@ def test_a_constant_that_cannot_be_evaluated_is_left_to_run_time(
         {"x": (1, 4, 4, 4)},
         {"y": None},
     )
-    monkeypatch.setattr(passes, "ReferenceEvaluator", refuse)
+    monkeypatch.setattr(folding, "ReferenceEvaluator", refuse)
     assert "Neg" in [g.kind for g in read_network(model).glue]
 
 

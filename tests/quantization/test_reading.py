@@ -6,14 +6,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from costmodels.sketch import Sketch, example_network
+from quantization.bits import BitWidths
 from quantization.errors import ModelError
+from quantization.export import Exporter
 from quantization.network import Network
+from quantization.policy import Policy
+from quantization.ranges import made_up_ranges
 from quantization.reading import read_network
-from tests.quantization.graphs import make_model, node, normal
-from tests.quantization.test_passes import read_and_compare
+from tests.quantization.graphs import Shape, make_model, node, normal
+from tests.quantization.test_passes import norm, outputs, read_and_compare
+
+W8A8 = BitWidths.parse("w8a8")
 
 
 def plain_model(**kwargs: object) -> onnx.ModelProto:
@@ -166,7 +172,87 @@ def test_a_convolution_whose_weight_is_computed_is_glue() -> None:
     )
     network = read_network(model)
     assert network.layer_names == ("c",)
-    assert [(g.kind, g.integer, g.known) for g in network.glue] == [("Conv", False, True)]
+    assert [(g.kind, g.integer, g.known) for g in network.glue] == [("Conv", False, False)]
+    assert network.coverage.unknown == ("Conv",)
+    assert network.coverage.unknown_macs == 2 * 4 * 4 * 3
+    assert network.macs == 3 * 4 * 4 * 3
+
+
+def test_initializers_that_are_listed_as_inputs_too_are_none() -> None:
+    """Files before IR version 4 list every initializer among the inputs."""
+    shapes: dict[str, Shape] = {"x": (1, 3, 4, 4), "w": (4, 3, 1, 1)}
+    model = make_model(
+        [node("Conv", "x w", "a", "c"), node("BatchNormalization", "a g1 h1 m1 v1", "y", "n")],
+        {"w": normal(4, 3, 1, 1), **norm(4, 1)},
+        {**shapes, **dict.fromkeys(norm(4, 1), (4,))},
+        {"y": (1, 4, 4, 4)},
+        ir_version=3,
+    )
+    network = read_network(model)
+    assert network.folded is not None
+    assert (network.folded["BatchNormalization"], network.folded["unused inputs"]) == (1, 0)
+    assert [value.name for value in network.model.graph.input] == ["x"]
+    assert network.input_names == ("x",)
+    exported(network)
+
+
+def test_an_input_that_nobody_reads_is_dropped_and_counted() -> None:
+    model = make_model(
+        [
+            node("Conv", "x w", "y", "c"),
+            node("Shape", "only_its_shape", "s", "shape"),
+            node("ReduceMax", "s", "unread", "dead"),
+        ],
+        {"w": normal(4, 3, 1, 1)},
+        {"nobody": (2, 2), "x": (1, 3, 4, 4), "only_its_shape": (5,)},
+        {"y": (1, 4, 4, 4)},
+    )
+    network = read_network(model)
+    assert network.input_names == ("x",)
+    assert [value.name for value in network.model.graph.input] == ["x"]
+    assert network.folded is not None
+    assert network.folded["unused inputs"] == 2
+    exported(network)
+
+
+def exported(network: Network) -> None:
+    """Export at 8 bits, check the file, and run it."""
+    exporter = Exporter(network, made_up_ranges(network))
+    model = exporter.build(Policy.uniform(network, W8A8))
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+    feeds = {n: normal(*network.tensor_by_name[n].shape) for n in network.input_names}
+    found = outputs(onnx.load_from_string(model), feeds)
+    assert len(found) == len(network.output_names)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_model_of_another_float_type_is_refused_with_what_to_do(kind: int) -> None:
+    model = plain_model()
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(normal(4, 3, 1, 1).astype(dtype), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = kind
+    with pytest.raises(ModelError, match=rf"^input 'x' is {dtype.name}; export .* in float32$"):
+        read_network(model)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16])
+def test_weights_of_another_float_type_are_refused_with_their_layer(kind: int) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    model = make_model(
+        [
+            node("Cast", "x", "a", "in", to=kind),
+            node("Conv", "a w", "b", "c"),
+            node("Cast", "b", "y", "out", to=TensorProto.FLOAT),
+        ],
+        {"w": normal(4, 3, 1, 1).astype(dtype)},
+        {"x": (1, 3, 4, 4)},
+        {"y": (1, 4, 4, 4)},
+        opset=22,
+    )
+    with pytest.raises(ModelError, match=rf"^layer 'c' has {dtype.name} weights; export .*32$"):
+        read_network(model)
 
 
 def _branching() -> onnx.ModelProto:

@@ -142,6 +142,18 @@ def test_inspect_lists_layers_macs_and_coverage(call: Call, files: Files) -> Non
     assert "stem" in call("inspect MODEL.onnx").out
 
 
+def test_inspect_counts_the_work_that_no_layer_does(call: Call, files: Files) -> None:
+    sketch = Sketch()
+    x = sketch.conv(sketch.input((1, 3, 4, 4)), 4, name="c")
+    largest = sketch.node("ReduceMax", x, sketch.constant(np.array([0, 1, 2])), keepdims=0)
+    network = sketch.network(sketch.node("MatMul", x, largest))  # by a vector: that is no layer
+    onnx.save_model(network.model, files.folder / "vector.onnx")
+    found = call("inspect vector.onnx --json").json
+    assert found["coverage"]["unknown"] == ["MatMul"]
+    assert (found["macs"], found["coverage"]["unknown_macs"]) == (3 * 4 * 16, 4 * 16)
+    assert "run in float: MatMul (64 more MACs)" in call("inspect vector.onnx").out
+
+
 def test_cost_prices_every_layer_of_a_policy(call: Call, files: Files) -> None:
     line = "cost MODEL.onnx --cost analytical:haq --metric energy --policy POLICY.json --json"
     answer = call(line)

@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from hil.ort import Runner
 from quantization.bits import BitWidths
-from quantization.errors import ModelError, PolicyError
+from quantization.errors import DataError, ModelError, PolicyError
 from quantization.policy import Policy
+from quantization.reading import read_network
 from quantmeter.data import Data
 from quantmeter.workbench import Workbench, open_workbench
 from tests.networks import Subject
+from tests.quantization.graphs import make_model, node, normal
 
 IMAGES = 100
 
@@ -84,6 +87,21 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_slow(
         bare.export(Policy.uniform(digits.network, BitWidths(4, 4)))
     with pytest.raises(PolicyError, match=r"no layer 'haed'.*did you mean 'head'"):
         bare.export(Policy({"haed": BitWidths(8, 8)}))
+
+
+def test_a_network_that_puts_out_decisions_has_no_accuracy_and_takes_no_labels() -> None:
+    model = make_model(
+        [node("Conv", "x w", "a", "c"), node("ArgMax", "a", "y", "best", axis=1)],
+        {"w": normal(4, 3, 1, 1)},
+        {"x": (1, 3, 4, 4)},
+        {},
+    )
+    info = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, None)
+    model.graph.output.append(info)
+    network, images = read_network(model), normal(IMAGES, 3, 4, 4)
+    assert not open_workbench(network, Data(images, None)).classifies
+    with pytest.raises(DataError, match="this network's is not float32; give data without y"):
+        open_workbench(network, Data(images, np.zeros(IMAGES, np.int64)))
 
 
 def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
