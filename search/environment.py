@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from costmodels.deciders import Conversion, Merge, Terms, split
 from costmodels.table import BoolArray, FloatArray
 from quantization.policy import IndexArray
-from search.deciders import Conversion, Merge, Terms, split, state_of
 from search.features import Float32Array, static_features
 from search.problem import Problem
 from search.repair import Repaired, repair
@@ -73,7 +73,8 @@ class Environment:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._terms = split(problem, [problem.tables[metric] for metric in problem.budgets])
+        tables = [problem.tables[metric] for metric in problem.budgets]
+        self._terms = split(problem.network, problem.choices, problem.decision_of, tables)
         self._limits = np.array(list(problem.budgets.values()))
         self._plan = _plan(self._terms)
         self._static = static_features(problem)
@@ -143,10 +144,7 @@ class Rollouts:
         states, plan = self._states, self._plan[self._done]
         states[self._done] = choice
         for merge in plan.merges:
-            widest = state_of(merge.sources[0], merge.sources[0].writes, states)
-            for source in merge.sources[1:]:
-                widest = np.maximum(widest, state_of(source, source.writes, states))
-            states[merge.decider] = widest
+            states[merge.decider] = merge.state(states)
         for charge in plan.charges:
             self.spent += charge.charge(states)
         self._done += 1

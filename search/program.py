@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from costmodels.deciders import Conversion, Follower, Merge, Terms, split
 from costmodels.table import BoolArray, CostTable, FloatArray
-from search.deciders import Conversion, Follower, Merge, Terms, split
 from search.problem import Positions, Problem
 
 
@@ -85,7 +85,7 @@ class _Rows:
 
 def build(problem: Problem, tables: Sequence[CostTable]) -> Program:
     """State `problem` with the costs of `tables`; budgets are not among the constraints."""
-    terms = split(problem, tables)
+    terms = split(problem.network, problem.choices, problem.decision_of, tables)
     rows = _Rows()
     starts = np.cumsum([0, *(len(state) for state in terms.states)])
     costs = list(np.concatenate(terms.states))
