@@ -1,13 +1,12 @@
 """Blocks of a cost table: values, and for each what is known about it."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from costmodels.errors import TableError
 
@@ -141,38 +140,3 @@ def cells_from_json(content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells
         np.array(content["provenance"], np.str_).reshape(shape),
         None if spread is None else np.array(spread, np.float64).reshape(shape),
     )
-
-
-def cells_from_rows(rows: pd.DataFrame, *axes: Sequence[str]) -> Cells:
-    """Build a block from the rows of a frame, in any order.
-
-    Args:
-        rows: columns ``name``, ``given``, ``target``, ``value``, ``kernel``, ``provenance`` and
-            ``uncertainty``.
-        axes: the names along each axis of the block.
-
-    Raises:
-        TableError: unless each cell stands in exactly one row.
-    """
-    shape = tuple(len(axis) for axis in axes)
-    keys = rows[["name", "given", "target"][: len(axes)]]
-    positions = [{name: i for i, name in enumerate(axis)} for axis in axes]
-    try:
-        where = tuple(
-            np.array([position[k] for k in keys.iloc[:, i]], np.intp)
-            for i, position in enumerate(positions)
-        )
-    except KeyError as error:
-        raise TableError(f"a row names {error.args[0]!r}, which its block does not have") from None
-    seen = np.zeros(shape, np.int64)
-    np.add.at(seen, where, 1)
-    if (seen != 1).any():
-        raise TableError("each cell must stand in exactly one row")
-    value = np.empty(shape)
-    kernel, provenance = (np.empty(shape, object) for _ in range(2))
-    uncertainty = np.empty(shape)
-    value[where] = rows["value"].astype(float)
-    kernel[where] = rows["kernel"]
-    provenance[where] = rows["provenance"]
-    uncertainty[where] = rows["uncertainty"].astype(float)
-    return Cells(value, kernel.astype(np.str_), provenance.astype(np.str_), uncertainty)

@@ -1,6 +1,5 @@
 """Cost tables: what each layer, glue operator and conversion of one network costs."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from costmodels.cells import (
     BoolArray,
@@ -17,7 +15,6 @@ from costmodels.cells import (
     Provenance,
     TextArray,
     cells_from_json,
-    cells_from_rows,
     cells_to_json,
     select,
 )
@@ -236,122 +233,5 @@ class CostTable:
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per cell: block, name, choice or formats, value and what is known of it.
-
-        Columns: ``block`` (constant, unary, glue, conversion), ``name`` (layer, glue operator or
-        tensor), ``given`` (choice, or format that is read or written), ``target`` (format a
-        conversion leads to), ``value``, ``kernel``, ``provenance``, ``uncertainty``. What is one
-        for the whole table is in ``DataFrame.attrs``; measurements are left out.
-        """
-        labels = [f.label for f in self.formats]
-        axes = {
-            "unary": (self.layers, [str(c) for c in self.choices]),
-            "glue": (self.glue_names, labels),
-            "conversion": (self.tensors, labels, labels),
-        }
-        rows: list[tuple[object, ...]] = [
-            ("constant", "", "", "", self.constant, "", self._constant_provenance(), np.nan)
-        ]
-        for block, names in axes.items():
-            cells: Cells = getattr(self, block)
-            for where in np.ndindex(*cells.value.shape):
-                keys = [axis[i] for axis, i in zip(names, where, strict=True)]
-                spread = np.nan if cells.uncertainty is None else cells.uncertainty[where]
-                known = (cells.value[where], cells.kernel[where], cells.provenance[where], spread)
-                rows.append((block, *keys, *([""] * (3 - len(keys))), *known))
-        frame = pd.DataFrame(rows, columns=_COLUMNS)
-        frame.attrs = {
-            "metric": self.metric.value,
-            "unit": self.unit.value,
-            "statistic": self.statistic,
-            "network": self.network,
-            "source": dict(self.source),
-        }
-        return frame
-
-    def _constant_provenance(self) -> str:
-        known = self.unary.provenance[self.unary.supported]
-        return str(known[0]) if known.size else Provenance.ASSUMED.value
-
-    @classmethod
-    def from_frame(cls, frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> "CostTable":
-        """Rebuild a table from what `to_frame` returned, or from the same columns read from CSV.
-
-        Args:
-            frame: columns as in `to_frame`; names and choices take the order in which they first
-                occur in their block.
-            attrs: what is one for the whole table; defaults to ``frame.attrs``.
-
-        Raises:
-            TableError: if columns, cells or attributes are missing or hold what they must not.
-        """
-        about: Mapping[Any, Any] = attrs if attrs is not None else frame.attrs
-        if missing := [c for c in _COLUMNS if c not in frame.columns]:
-            raise TableError(f"columns missing: {', '.join(missing)}")
-        if missing := [k for k in ("metric", "unit", "statistic", "network") if k not in about]:
-            raise TableError(f"attributes missing: {', '.join(missing)}")
-        try:
-            return cls._from_rows(frame, about)
-        except TableError:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise TableError(f"the cost table is damaged: {error}") from None
-
-    @classmethod
-    def _from_rows(cls, frame: pd.DataFrame, about: Mapping[str, Any]) -> "CostTable":
-        by_block = {block: frame[frame["block"] == block] for block in ("constant", *_BLOCKS)}
-        layers = list(dict.fromkeys(by_block["unary"]["name"]))
-        choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
-        labels = [f.label for f in formats_of(choices)]
-        glue_names = list(dict.fromkeys(by_block["glue"]["name"]))
-        tensors = list(dict.fromkeys(by_block["conversion"]["name"]))
-        if len(by_block["constant"]) != 1:
-            raise TableError("exactly one row holds the constant")
-        return cls(
-            metric=Metric(about["metric"]),
-            unit=Unit(about["unit"]),
-            statistic=about["statistic"],
-            network=about["network"],
-            layers=tuple(layers),
-            choices=choices,
-            glue_names=tuple(glue_names),
-            tensors=tuple(tensors),
-            unary=cells_from_rows(by_block["unary"], layers, [str(c) for c in choices]),
-            glue=cells_from_rows(by_block["glue"], glue_names, labels),
-            conversion=cells_from_rows(by_block["conversion"], tensors, labels, labels),
-            constant=float(by_block["constant"]["value"].iloc[0]),
-            source=dict(about.get("source", {})),
-        )
-
-    def to_csv(self) -> str:
-        """Return `to_frame` as CSV behind one comment line that holds the attributes as JSON."""
-        frame = self.to_frame()
-        about = json.dumps(frame.attrs, allow_nan=False)
-        return f"# {about}\n" + frame.to_csv(index=False, lineterminator="\n")
-
-    @classmethod
-    def from_csv(cls, text: str) -> "CostTable":
-        """Read what `to_csv` wrote.
-
-        Raises:
-            TableError: if the first line or the columns are not as `to_csv` writes them.
-        """
-        first, _, rest = text.partition("\n")
-        try:
-            attrs = json.loads(first.removeprefix("#"))
-        except json.JSONDecodeError:
-            attrs = None
-        if not isinstance(attrs, dict):
-            raise TableError("the first line of the CSV must be '# {JSON attributes}'")
-        try:
-            frame = pd.read_csv(io.StringIO(rest), dtype=str, keep_default_na=False)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise TableError(f"the table is no CSV: {' '.join(str(error).split())}") from None
-        if "uncertainty" in frame.columns:
-            frame["uncertainty"] = frame["uncertainty"].replace("", "nan")
-        return cls.from_frame(frame, attrs)
-
 
 _BLOCKS = ("unary", "glue", "conversion")
-_COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance", "uncertainty"]
