@@ -1,4 +1,4 @@
-"""Blocks of a cost table: values, and for each what is known about it."""
+"""What a cost table is made of: blocks of cells with what is known of each; a cost paid once."""
 
 import enum
 from collections.abc import Mapping
@@ -98,7 +98,40 @@ class Cells:
         return cls(value, spread(kernel, ""), spread(text, Provenance.ABSENT.value), known)
 
 
-def _frozen(given: npt.ArrayLike, kind: type[np.float64] | type[np.str_]) -> npt.NDArray[Any]:
+@dataclass(frozen=True, eq=False)
+class Once:
+    """A cost that a policy pays once if any of its layers is at one of some cells.
+
+    ``value * max(cells[l, policy[l]] for every layer l)``, what operations research calls a fixed
+    charge: a function that a file holds if anything calls it, a kernel library that is loaded.
+
+    Args:
+        value: the cost in the unit of the table, not negative.
+        cells: (L, K) whether a layer at a choice brings it about; at least one does.
+
+    Raises:
+        TableError: if the value is negative or not finite, or no cell is marked.
+    """
+
+    value: float
+    cells: BoolArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", _frozen(self.cells, np.bool_))
+        if not (np.isfinite(self.value) and self.value >= 0):
+            raise TableError("what is paid once is negative or not finite")
+        if not self.cells.any():
+            raise TableError("what is paid once belongs to no cell; leave it out")
+
+    def due(self, index: npt.NDArray[np.uint8]) -> BoolArray:
+        """Return which policies pay it, (P,), for the choice of each layer, (P, L)."""
+        due: BoolArray = np.any(self.cells[np.arange(len(self.cells)), index], axis=1)
+        return due
+
+
+def _frozen(
+    given: npt.ArrayLike, kind: type[np.float64] | type[np.str_] | type[np.bool_]
+) -> npt.NDArray[Any]:
     array: npt.NDArray[Any] = np.array(given, kind)
     array.flags.writeable = False
     return array

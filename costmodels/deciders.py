@@ -4,8 +4,8 @@ A *decider* has a state that settles formats. Decisions (a layer, or layers tied
 deciders whose state is a choice; they also settle the glue that follows their format. Glue that
 joins several deciders is a decider of its own, a *merge*, whose state is the widest format among
 its sources. Every cost of a table then belongs to the states of one decider, or is a conversion
-between the formats of two or more: what the pricing looks up, the MILP states, and the environment
-of the search adds up.
+between the formats of two or more, or is charged once for some states: what the pricing looks up,
+the MILP states, and the environment of the search adds up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.table import CostTable, FloatArray
+from costmodels.table import BoolArray, CostTable, FloatArray
 from quantization.bits import BitWidths, Format, formats_of
 from quantization.formats import CodeArray, float_glue_codes, wiring
 from quantization.network import Network
@@ -101,6 +101,33 @@ def state_of(follower: Follower, lut: CodeArray, states: JointStates) -> CodeArr
 
 
 @dataclass(frozen=True, eq=False)
+class Charge:
+    """What one table charges once, if any decision is in one of some states.
+
+    Args:
+        table: position of the table.
+        value: what is paid.
+        states: (G, K) the states of each decision that bring it about.
+    """
+
+    table: int
+    value: float
+    states: BoolArray
+
+    @cached_property
+    def involved(self) -> tuple[int, ...]:
+        """The decisions that may bring it about."""
+        return tuple(int(decision) for decision in np.flatnonzero(self.states.any(1)))
+
+    def due(self, states: JointStates) -> BoolArray:
+        """Return whether it is paid, (P,), for states (P,) of each involved decision."""
+        due: BoolArray = self.states[self.involved[0]].take(states[self.involved[0]])
+        for decision in self.involved[1:]:
+            due = due | self.states[decision].take(states[decision])
+        return due
+
+
+@dataclass(frozen=True, eq=False)
 class Terms:
     """The costs of M tables of one network, split over deciders.
 
@@ -110,6 +137,7 @@ class Terms:
         constant: (M,) what every policy pays.
         states: for each decider (states, M): what a state costs by itself.
         conversions: the conversions that two deciders or more settle.
+        charges: what tables charge once.
     """
 
     decisions: int
@@ -117,6 +145,7 @@ class Terms:
     constant: FloatArray
     states: tuple[FloatArray, ...]
     conversions: tuple[Conversion, ...]
+    charges: tuple[Charge, ...]
 
 
 def split(
@@ -166,7 +195,16 @@ def split(
             states[only] = states[only] + own
         else:
             constant = constant + conversion.costs({})[0]
-    return Terms(decisions, merges, constant, tuple(states), tuple(conversions))
+    charges = tuple(
+        Charge(
+            column,
+            table.once.value,
+            np.array([table.once.cells[decision_of == d].any(0) for d in range(decisions)]),
+        )
+        for column, table in enumerate(tables)
+        if table.once is not None
+    )
+    return Terms(decisions, merges, constant, tuple(states), tuple(conversions), charges)
 
 
 def _follow(

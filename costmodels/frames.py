@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from costmodels.cells import Cells, Provenance
+from costmodels.cells import Cells, Once, Provenance
 from costmodels.errors import TableError
 from costmodels.table import CostTable
 from costmodels.units import Metric, Unit
@@ -21,10 +21,11 @@ _COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance",
 def to_frame(table: CostTable) -> pd.DataFrame:
     """Return one row per cell: block, name, choice or formats, value and what is known of it.
 
-    Columns: ``block`` (constant, unary, glue, conversion), ``name`` (layer, glue operator or
+    Columns: ``block`` (constant, once, unary, glue, conversion), ``name`` (layer, glue operator or
     tensor), ``given`` (choice, or format that is read or written), ``target`` (format a
-    conversion leads to), ``value``, ``kernel``, ``provenance``, ``uncertainty``. What is one
-    for the whole table is in ``DataFrame.attrs``; measurements are left out.
+    conversion leads to), ``value``, ``kernel``, ``provenance``, ``uncertainty``. Each
+    cell that brings about what is paid once is a row with that cost. What is one for the whole
+    table is in ``DataFrame.attrs``; measurements are left out.
     """
     labels = [f.label for f in table.formats]
     axes = {
@@ -35,6 +36,10 @@ def to_frame(table: CostTable) -> pd.DataFrame:
     rows: list[tuple[object, ...]] = [
         ("constant", "", "", "", table.constant, "", _provenance(table), np.nan)
     ]
+    if table.once is not None:
+        for layer, choice in np.argwhere(table.once.cells):
+            keys = [table.layers[layer], str(table.choices[choice]), ""]
+            rows.append(("once", *keys, table.once.value, "", _provenance(table), np.nan))
     for block, names in axes.items():
         cells: Cells = getattr(table, block)
         for where in np.ndindex(*cells.value.shape):
@@ -84,7 +89,7 @@ def from_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> C
 
 
 def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
-    by_block = {block: frame[frame["block"] == block] for block in ("constant", *_BLOCKS)}
+    by_block = {block: frame[frame["block"] == block] for block in ("constant", "once", *_BLOCKS)}
     layers = list(dict.fromkeys(by_block["unary"]["name"]))
     choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
     labels = [f.label for f in formats_of(choices)]
@@ -105,8 +110,21 @@ def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
         glue=_cells(by_block["glue"], glue_names, labels),
         conversion=_cells(by_block["conversion"], tensors, labels, labels),
         constant=float(by_block["constant"]["value"].iloc[0]),
+        once=_once(by_block["once"], layers, choices),
         source=dict(about.get("source", {})),
     )
+
+
+def _once(rows: pd.DataFrame, layers: list[str], choices: tuple[BitWidths, ...]) -> Once | None:
+    if rows.empty:
+        return None
+    values = set(rows["value"].astype(float))
+    if len(values) != 1:
+        raise TableError("what is paid once has one cost, the same in each of its rows")
+    cells = np.zeros((len(layers), len(choices)), np.bool_)
+    for layer, choice in zip(rows["name"], rows["given"], strict=True):
+        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+    return Once(values.pop(), cells)
 
 
 def to_csv(table: CostTable) -> str:

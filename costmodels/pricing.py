@@ -6,7 +6,8 @@ into one look-up table before any policy is seen. Then
 
 - what one decider determines is a look-up on its state,
 - a tensor between two deciders is a look-up on the pair, which takes in the costs of one of them,
-- a tensor among more is a look-up on the written format and the set of formats that are asked for.
+- a tensor among more is a look-up on the written format and the set of formats that are asked for,
+- what is paid once asks each layer that may bring it about; a table without it pays nothing for it.
 
 Policies are priced in blocks that stay in the cache.
 """
@@ -119,6 +120,7 @@ class PricedNetwork:
         self._constant = float(terms.constant[0])
         alone = [costs[:, 0] for costs in terms.states]
         self._pairs = _pairs(alone, [c for c in terms.conversions if len(c.involved) == 2])
+        self._charges = terms.charges
         self._fans = [_Fan(c) for c in terms.conversions if len(c.involved) > 2]
 
     def recode(self, policies: PolicyBatch) -> npt.NDArray[np.uint8]:
@@ -159,6 +161,8 @@ class PricedNetwork:
                 sums += pair.cost(states)
             for fan in self._fans:
                 sums += fan.cost(states)
+            for charge in self._charges:
+                sums += charge.value * charge.due(states)
             result[start : start + _BLOCK] = sums
         return result
 

@@ -12,6 +12,7 @@ from costmodels.cells import (
     BoolArray,
     Cells,
     FloatArray,
+    Once,
     Provenance,
     TextArray,
     cells_from_json,
@@ -23,7 +24,7 @@ from costmodels.units import UNITS, Metric, Unit
 from quantization.bits import BitWidths, Format, formats_of
 from quantization.network import Network
 
-__all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Provenance", "TextArray"]
+__all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
 
 VERSION = 1
 
@@ -32,8 +33,9 @@ VERSION = 1
 class CostTable:
     """One metric, one unit, one statistic of one network.
 
-    The cost of a policy is ``constant + sum(unary) + sum(glue) + sum(conversion)``, with formats by
-    `quantization.formats`. Values may be negative (a fusion that is gained), `unary` may not.
+    The cost of a policy is ``constant + once + sum(unary) + sum(glue) + sum(conversion)``, with
+    formats by `quantization.formats`; `once` counts if the policy uses one of its cells. Values of
+    `glue` and `conversion` may be negative (a fusion that is gained), the others may not.
 
     Args:
         metric: what is priced.
@@ -51,6 +53,7 @@ class CostTable:
         constant: what every policy pays.
         source: who says so: backend, preset, device, options; JSON values.
         measurements: raw samples behind the values, if any; JSON values.
+        once: what is paid once if any layer is at one of some cells, or None.
 
     Raises:
         TableError: if shapes, signs, units or the diagonal are wrong.
@@ -70,6 +73,7 @@ class CostTable:
     constant: float = 0.0
     source: Mapping[str, Any] = field(default_factory=dict)
     measurements: Sequence[Mapping[str, Any]] = ()
+    once: Once | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS[self.metric]:
@@ -85,6 +89,10 @@ class CostTable:
         for name, (cells, shape) in expected.items():
             if cells.value.shape != shape:
                 raise TableError(f"{name} has shape {cells.value.shape}, expected {shape}")
+        if self.once is not None and self.once.cells.shape != self.unary.value.shape:
+            raise TableError(
+                f"once has shape {self.once.cells.shape}, expected {self.unary.value.shape}"
+            )
         if (self.unary.value < 0).any():
             raise TableError("the cost of a layer is negative")
         if np.diagonal(self.conversion.value, axis1=1, axis2=2).any():
@@ -132,6 +140,10 @@ class CostTable:
             raise TableError(f"the table holds no {', '.join(missing)}; it holds {held}")
         columns = [self.choices.index(c) for c in choices]
         kept = [self.formats.index(f) for f in formats_of(choices)]
+        once = self.once
+        if once is not None:
+            cells = once.cells[:, columns]
+            once = Once(once.value, cells) if cells.any() else None
         return CostTable(
             self.metric,
             self.unit,
@@ -147,6 +159,7 @@ class CostTable:
             self.constant,
             self.source,
             self.measurements,
+            once,
         )
 
     def to_json(self) -> str:
@@ -165,11 +178,21 @@ class CostTable:
                 "formats": [f.label for f in self.formats],
                 **{name: cells_to_json(getattr(self, name)) for name in _BLOCKS},
                 "constant": self.constant,
+                "once": self._once_to_json(),
                 "source": dict(self.source),
                 "measurements": list(self.measurements),
             },
             allow_nan=False,
         )
+
+    def _once_to_json(self) -> dict[str, Any] | None:
+        if self.once is None:
+            return None
+        marked = [
+            [self.layers[layer], str(self.choices[choice])]
+            for layer, choice in np.argwhere(self.once.cells)
+        ]
+        return {"value": self.once.value, "cells": marked}
 
     @classmethod
     def from_json(cls, text: str) -> "CostTable":
@@ -210,6 +233,7 @@ class CostTable:
                 tensors=tuple(content["tensors"]),
                 **{name: cells_from_json(content[name], shapes[name]) for name in _BLOCKS},
                 constant=content["constant"],
+                once=_once_from_json(content.get("once"), content["layers"], choices),
                 source=dict(content["source"]),
                 measurements=list(content["measurements"]),
             )
@@ -232,6 +256,17 @@ class CostTable:
             raise TableError(f"{path}: {reason}") from None
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
+
+
+def _once_from_json(
+    content: Mapping[str, Any] | None, layers: Sequence[str], choices: Sequence[BitWidths]
+) -> Once | None:
+    if content is None:
+        return None
+    cells = np.zeros((len(layers), len(choices)), np.bool_)
+    for layer, choice in content["cells"]:
+        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+    return Once(content["value"], cells)
 
 
 _BLOCKS = ("unary", "glue", "conversion")

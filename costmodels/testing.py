@@ -36,7 +36,8 @@ POLICIES = 50
 def reference_total(table: CostTable, network: Network, policy: Policy) -> float:
     """Price one policy cell by cell: slow, and easy to check by eye.
 
-    ``constant + sum(unary) + sum(glue) + sum(conversion)``, formats by `quantization.formats`.
+    ``constant + once + sum(unary) + sum(glue) + sum(conversion)``, formats by
+    `quantization.formats`.
 
     Returns:
         The cost in the table's unit; infinite if a cell that the policy needs is not supported.
@@ -46,6 +47,11 @@ def reference_total(table: CostTable, network: Network, policy: Policy) -> float
     for layer in network.layers:
         row = table.layers.index(layer.name)
         cost += float(table.unary.value[row, table.choices.index(policy[layer.name])])
+    if table.once is not None and any(
+        table.once.cells[table.layers.index(name), table.choices.index(policy[name])]
+        for name in network.layer_names
+    ):
+        cost += table.once.value
     for glue in network.glue:
         row = table.glue_names.index(glue.name)
         cost += float(table.glue.value[row, table.formats.index(given.reads[glue.name])])
@@ -257,6 +263,10 @@ class CostModelContract:
 def _assert_same_cells(left: CostTable, right: CostTable) -> None:
     assert left.choices == right.choices
     assert left.constant == right.constant
+    assert (left.once is None) == (right.once is None)
+    if left.once is not None and right.once is not None:
+        assert left.once.value == right.once.value
+        np.testing.assert_array_equal(left.once.cells, right.once.cells)
     for name in ("unary", "glue", "conversion"):
         one: Cells = getattr(left, name)
         two: Cells = getattr(right, name)

@@ -1,9 +1,10 @@
 """The environment of the agent: states, masks and costs of rollouts, many side by side.
 
 One step decides one layer (or tie), in execution order. What a decision costs is charged as soon as
-it is settled: glue and conversions at the step that decides the last of their formats. So the cost
-so far includes the conversions already decided, and the last one equals the price of the policy.
-Budgets are hard: policies that break them are repaired when the rollout is complete.
+it is settled: glue and conversions at the step that decides the last of their formats, what is paid
+once at the first step that brings it about. So the cost so far includes the conversions already
+decided, and the last one equals the price of the policy. Budgets are hard: policies that break them
+are repaired when the rollout is complete.
 """
 
 import math
@@ -130,6 +131,8 @@ class Rollouts:
         self._cost_at = environment.feature_count - len(self._limits)
         self.features[:, :, : self._choice_at] = static[:, None]
         self.spent: FloatArray = np.tile(terms.constant, (rollouts, 1))
+        self._charges = terms.charges
+        self._charged = np.zeros((len(terms.charges), rollouts), bool)
         self._states = np.zeros((len(terms.states), rollouts), np.intp)
         self._rows = np.arange(rollouts)
         self._done = 0
@@ -147,6 +150,10 @@ class Rollouts:
             states[merge.decider] = merge.state(states)
         for charge in plan.charges:
             self.spent += charge.charge(states)
+        for once, charged in zip(self._charges, self._charged, strict=True):
+            due = once.states[self._done].take(choice)
+            self.spent[:, once.table] += once.value * (due & ~charged)
+            charged |= due
         self._done += 1
         if self._done < len(self._plan):
             self.features[self._done, self._rows, self._choice_at + choice] = 1.0

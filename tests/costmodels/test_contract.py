@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -49,12 +49,6 @@ class TestHorowitz(CostModelContract):
 
 class TestExportedSize(CostModelContract):
     """Not registered: the size of a file is always asked of the exporter."""
-
-    exemptions: ClassVar[Mapping[str, str]] = {
-        "test_total_is_the_sum_over_the_cells_of_the_table": (
-            "the file is exact; the table's sum is an upper bound, off by shared fragments"
-        ),
-    }
 
     @classmethod
     def model(cls) -> CostModel:

@@ -27,6 +27,8 @@ def added_up(
         costs += alone[states[decider]]
     for conversion in terms.conversions:
         costs += conversion.costs(states)
+    for charge in terms.charges:
+        costs[:, charge.table] += charge.value * charge.due(states)
     return costs
 
 

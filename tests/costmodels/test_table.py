@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from costmodels.errors import TableError
 from costmodels.frames import from_csv, from_frame, to_csv, to_frame
 from costmodels.sketch import Sketch, example_network
-from costmodels.table import Cells, CostTable, Provenance
+from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric, Unit
 from quantization.bits import parse_choices
 from quantization.network import Network
@@ -52,6 +52,10 @@ def assert_same(one: CostTable, two: CostTable) -> None:
     assert one.tensors == two.tensors
     assert one.constant == two.constant
     assert dict(one.source) == dict(two.source)
+    assert (one.once is None) == (two.once is None)
+    if one.once is not None and two.once is not None:
+        assert one.once.value == two.once.value
+        np.testing.assert_array_equal(one.once.cells, two.once.cells)
     for name in ("unary", "glue", "conversion"):
         left, right = getattr(one, name), getattr(two, name)
         np.testing.assert_array_equal(left.value, right.value)
@@ -121,6 +125,7 @@ def test_the_frame_has_one_row_per_cell_and_knows_its_units() -> None:
     table = awkward_table(example_network())
     frame = to_frame(table)
     cells = [table.unary.value.size, table.glue.value.size, table.conversion.value.size]
+    assert table.once is None
     assert len(frame) == 1 + sum(cells)
     assert frame.attrs["unit"] == Unit.CYCLES.value
     assert frame[frame["block"] == "unary"]["given"].unique().tolist() == [str(c) for c in CHOICES]
@@ -169,6 +174,7 @@ FAULTS: dict[str, Callable[[CostTable], dict[str, Any]]] = {
     "to itself": lambda t: {
         "conversion": Cells.of(np.ones_like(t.conversion.value), Provenance.ASSUMED)
     },
+    "once has shape": lambda t: {"once": Once(1.0, np.ones((len(t.layers), 1), bool))},
     "constant is not finite": lambda _: {"constant": float("nan")},
 }
 
@@ -178,6 +184,39 @@ def test_an_inconsistent_table_cannot_be_built(message: str) -> None:
     table = awkward_table(example_network())
     with pytest.raises(TableError, match=message):
         replace(table, **FAULTS[message](table))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_what_is_paid_once_is_finite_and_not_negative(value: float) -> None:
+    with pytest.raises(TableError, match="once is negative or not finite"):
+        Once(value, np.ones((2, 2), bool))
+
+
+def test_what_is_paid_once_needs_a_cell() -> None:
+    with pytest.raises(TableError, match="no cell"):
+        Once(1.0, np.zeros((2, 2), bool))
+
+
+def test_restricting_keeps_what_is_paid_once_where_a_cell_of_it_is_left() -> None:
+    table = awkward_table(example_network())
+    cells = np.zeros(table.unary.value.shape, bool)
+    cells[2, 1] = cells[0, 0] = True
+    table = replace(table, once=Once(3.0, cells))
+    kept = table.restrict(parse_choices("w32a32,w8a8")).once
+    assert kept is not None
+    assert kept.value == 3.0
+    assert np.argwhere(kept.cells).tolist() == [[2, 1]]
+    assert table.restrict(parse_choices("w32a32,fp16")).once is None
+
+
+def test_rows_that_disagree_on_what_is_paid_once_are_refused() -> None:
+    table = awkward_table(example_network())
+    table = replace(table, once=Once(3.0, np.ones(table.unary.value.shape, bool)))
+    frame = to_frame(table)
+    row = frame.index[frame["block"] == "once"][1]
+    frame.loc[row, "value"] = 4.0
+    with pytest.raises(TableError, match="one cost, the same in each of its rows"):
+        from_frame(frame)
 
 
 ONE = np.ones((2, 2))
@@ -236,6 +275,11 @@ def _edited(**changes: Any) -> str:
         (_edited(constant="much"), "damaged"),
         (_edited(constant=None), "damaged"),
         (_edited(source=None), "damaged"),
+        (_edited(once={"value": 1.0}), "it has no 'cells'"),
+        (_edited(once={"value": -1.0, "cells": [["stem", "w8a8"]]}), "once is negative"),
+        (_edited(once={"value": 1.0, "cells": [["nowhere", "w8a8"]]}), "damaged"),
+        (_edited(once={"value": 1.0, "cells": []}), "no cell"),
+        (_edited(once=7), "damaged"),
     ],
 )
 def test_a_damaged_json_is_one_line_that_says_so(text: str, message: str) -> None:

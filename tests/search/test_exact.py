@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 from costmodels.errors import UnsupportedChoiceError
+from costmodels.size import ExportedSize
+from costmodels.sketch import example_network
 from costmodels.units import Metric
-from quantization.bits import DEFAULT_CHOICES
+from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, parse_choices
 from quantization.errors import BudgetError
+from quantization.policy import Policy, PolicyBatch
 from search.exact import Exact, Solver, minimum, solve
 from search.greedy import greedy_policy
 from search.problem import Problem
@@ -75,6 +78,101 @@ def test_the_milp_equals_enumeration_with_ties(seed):
     solution = solve(given)
     assert solution.index[0] == solution.index[3]
     assert solution.index[1] == solution.index[2]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("once", [0.3, 3.0])
+def test_the_milp_equals_enumeration_with_a_cost_that_is_paid_once(network, seed, once):
+    assert_optimal(problem(network(), seed, LOOSE, negative=True, masked=0.1, once=once))
+
+
+def test_the_milp_equals_enumeration_with_ties_and_a_cost_that_is_paid_once():
+    tied = residual().tied([("a", "d"), ("b", "c")])
+    for seed in range(4):
+        assert_optimal(problem(tied, seed, LOOSE, once=1.0))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_budget_between_a_policy_and_what_it_would_pay_once_is_solved_exactly(network):
+    """Policies that do and that do not bring the cost about lie on both sides of the budget."""
+    free = problem(network(), 1, {Metric.SIZE: 1.0}, once=1.0)
+    table = free.tables[Metric.SIZE]
+    index = every_policy(free)
+    [cost] = free.costs(index).values()
+    pays = table.once.cells[np.arange(index.shape[1]), index].any(1)
+    cheapest = cost[~pays].min()
+    for share in (-0.5, 0.0, 0.5, 1.0):
+        budget = {Metric.SIZE: float(cheapest + share * table.once.value)}
+        assert_optimal(Problem(free.network, free.choices, free.tables, budget, free.loss))
+
+
+def test_each_table_pays_its_own_cost_once():
+    given = problem(residual(), 0, LOOSE, once=2.0)
+    marked = [table.once.cells for table in given.tables.values()]
+    assert (marked[0] != marked[1]).any()
+    solution = solve(given)
+    index = solution.index[None]
+    for metric, table in given.tables.items():
+        bare = type(table)(**{**vars(table), "once": None})
+        alone = Problem(given.network, CHOICES, {metric: bare}, {}, given.loss)
+        due = table.once.cells[np.arange(index.shape[1]), index[0]].any()
+        expected = alone.costs(index)[metric][0] + due * table.once.value
+        assert solution.costs[metric] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["w8a8,w32a32", "w2a8,w3a8,w4a8,w6a8,w8a8,w32a32"])
+def test_a_size_budget_of_exactly_uniform_w8a8_is_met(text):
+    choices, network = parse_choices(text), example_network()
+    policy = Policy.uniform(network, BitWidths(8, 8))
+    given = sized(network, choices, policy)
+    # no other policy of these losses fits, unless it is smaller and better
+    index = every_policy(given)
+    exact = ExportedSize().total(
+        network, PolicyBatch(network.layer_names, choices, index), Metric.SIZE
+    )
+    fits = exact <= given.budgets[Metric.SIZE]
+    assert fits[(index == choices.index(BitWidths(8, 8))).all(1)].all()
+    solution = solve(given)
+    assert solution.proven
+    assert solution.loss == pytest.approx(given.proxy_loss(index)[fits].min(), rel=1e-9)
+
+
+@pytest.mark.parametrize("text", ["w8a8,w32a32", "w2a8,w3a8,w4a8,w6a8,w8a8,w32a32"])
+def test_a_size_budget_of_exactly_the_float_file_keeps_everything_float(text):
+    choices, network = parse_choices(text), example_network()
+    given = sized(network, choices, Policy.uniform(network, FLOAT32))
+    assert (solve(given).index == choices.index(FLOAT32)).all()
+
+
+@pytest.mark.parametrize("text", ["w8a8,w32a32", "w2a8,w3a8,w4a8,w6a8,w8a8,w32a32"])
+@pytest.mark.parametrize("bits", [BitWidths(8, 8), FLOAT32])
+def test_the_size_of_a_uniform_file_of_the_shipped_network_is_a_budget_that_it_meets(
+    digits, text, bits
+):
+    choices = parse_choices(text)
+    policy = Policy.uniform(digits.network, bits)
+    given = sized(digits.network, choices, policy)
+    index = np.full((1, len(digits.network.layers)), choices.index(bits), np.uint8)
+    assert given.feasible(index).all()
+    solution = solve(given)
+    assert solution.proven
+    assert solution.loss <= given.proxy_loss(index)[0]
+    built = ExportedSize().total(
+        digits.network,
+        PolicyBatch(digits.network.layer_names, choices, solution.index[None]),
+        Metric.SIZE,
+    )
+    assert solution.costs[Metric.SIZE] == built[0] <= given.budgets[Metric.SIZE]
+
+
+def sized(network, choices, policy):
+    """A problem whose one budget is the size of the file of `policy`."""
+    size = ExportedSize()
+    [budget] = size.total(network, PolicyBatch.of(network, [policy]), Metric.SIZE)
+    tables = {Metric.SIZE: size.table(network, choices, Metric.SIZE)}
+    loss = random_loss(network, 0, choices)
+    return Problem(network, choices, tables, {Metric.SIZE: float(budget)}, loss)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
