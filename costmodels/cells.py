@@ -1,14 +1,18 @@
 """What a cost table is made of: blocks of cells with what is known of each; a cost paid once."""
 
 import enum
-from collections.abc import Mapping
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodels.errors import TableError
+from quantization.bits import BitWidths
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -118,6 +122,7 @@ class Once:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", _frozen(self.cells, np.bool_))
+        object.__setattr__(self, "value", number("what is paid once", self.value))
         if not (np.isfinite(self.value) and self.value >= 0):
             raise TableError("what is paid once is negative or not finite")
         if not self.cells.any():
@@ -161,15 +166,81 @@ def _finite_or_none(values: FloatArray) -> list[Any]:
     return listed
 
 
-def cells_from_json(content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
-    """Read what `cells_to_json` wrote for a block of this shape."""
-    # An axis of length 0 disappears in nested lists, hence the reshapes.
-    value = np.array(content["value"], object)
-    value[value == None] = np.inf  # noqa: E711 - elementwise on an object array
+def cells_from_json(name: str, content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
+    """Read what `cells_to_json` wrote for the block `name`, of this shape.
+
+    Raises:
+        TableError: if an entry is no number, or there are more or fewer than the block has cells.
+        KeyError: if an array is missing.
+    """
     spread = content["uncertainty"]
     return Cells(
-        value.astype(np.float64).reshape(shape),
-        np.array(content["kernel"], np.str_).reshape(shape),
-        np.array(content["provenance"], np.str_).reshape(shape),
-        None if spread is None else np.array(spread, np.float64).reshape(shape),
+        _numbers(f"{name}.value", content["value"], shape, np.inf),
+        _texts(f"{name}.kernel", content["kernel"], shape),
+        _texts(f"{name}.provenance", content["provenance"], shape),
+        None if spread is None else _numbers(f"{name}.uncertainty", spread, shape, np.nan),
     )
+
+
+def once_to_json(
+    once: Once | None, layers: Sequence[str], choices: Sequence[BitWidths]
+) -> dict[str, Any] | None:
+    """Return what is paid once as JSON values, its cells by name."""
+    if once is None:
+        return None
+    marked = [[layers[layer], str(choices[k])] for layer, k in np.argwhere(once.cells)]
+    return {"value": once.value, "cells": marked}
+
+
+def once_from_json(
+    content: Mapping[str, Any] | None, layers: Sequence[str], choices: Sequence[BitWidths]
+) -> Once | None:
+    """Read what `once_to_json` wrote; None if nothing is paid once.
+
+    Raises:
+        TableError: if the value or the cells are none.
+        KeyError: if one of both is missing.
+        TypeError: if the content is nothing like it.
+        ValueError: if a layer or choice is not in the table.
+    """
+    if content is None:
+        return None
+    cells = np.zeros((len(layers), len(choices)), np.bool_)
+    for layer, choice in content["cells"]:
+        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+    return Once(content["value"], cells)
+
+
+def _numbers(name: str, nested: Any, shape: tuple[int, ...], absent: float) -> FloatArray:
+    """Return nested lists of numbers as an array; null is `absent`."""
+    values = [number(name, absent if v is None else v) for v in _entries(name, nested, shape)]
+    return np.array(values, np.float64).reshape(shape)
+
+
+def _texts(name: str, nested: Any, shape: tuple[int, ...]) -> TextArray:
+    entries = _entries(name, nested, shape)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise TableError(f"{name} holds what is no text")
+    return np.array(entries, np.str_).reshape(shape)
+
+
+def _entries(name: str, nested: Any, shape: tuple[int, ...]) -> list[Any]:
+    # An axis of length 0 disappears in nested lists, hence only the count is compared.
+    entries: list[Any] = np.array(nested, object).ravel().tolist()
+    if len(entries) != math.prod(shape):
+        raise TableError(f"{name} holds {len(entries)} entries, its shape is {shape}")
+    return entries
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number as a float.
+
+    Raises:
+        TableError: if it is none, or too large to be one; names `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TableError(f"{name}: {reprlib.repr(value)} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise TableError(f"{name}: a number is too large") from None

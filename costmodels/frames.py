@@ -84,8 +84,10 @@ def from_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> C
         return _from_rows(frame, about)
     except TableError:
         raise
-    except (AttributeError, TypeError, ValueError) as error:
-        raise TableError(f"the cost table is damaged: {error}") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise TableError(
+            f"the cost table is damaged: {error}; restore it or make the table anew"
+        ) from None
 
 
 def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
@@ -111,7 +113,7 @@ def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
         conversion=_cells(by_block["conversion"], tensors, labels, labels),
         constant=float(by_block["constant"]["value"].iloc[0]),
         once=_once(by_block["once"], layers, choices),
-        source=dict(about.get("source", {})),
+        source=about.get("source", {}),
     )
 
 

@@ -1,6 +1,7 @@
 """Cost tables: what each layer, glue operator and conversion of one network costs."""
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,14 @@ from costmodels.cells import (
     TextArray,
     cells_from_json,
     cells_to_json,
+    number,
+    once_from_json,
+    once_to_json,
     select,
 )
 from costmodels.errors import TableError
 from costmodels.units import UNITS, Metric, Unit
-from quantization.bits import BitWidths, Format, formats_of
+from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.network import Network
 
 __all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
@@ -35,7 +39,8 @@ class CostTable:
 
     The cost of a policy is ``constant + once + sum(unary) + sum(glue) + sum(conversion)``, with
     formats by `quantization.formats`; `once` counts if the policy uses one of its cells. Values of
-    `glue` and `conversion` may be negative (a fusion that is gained), the others may not.
+    `glue` and `conversion` may be negative (a fusion that is gained), and so may a fitted
+    `constant`; but the network in float costs no less than nothing.
 
     Args:
         metric: what is priced.
@@ -51,7 +56,8 @@ class CostTable:
         conversion: (T, F, F): a tensor written in the first format, read in the second; zero on
             the diagonal, which makes the split between the three blocks identifiable.
         constant: what every policy pays.
-        source: who says so: backend, preset, device, options; JSON values.
+        source: who says so: backend, preset, device, options; JSON values. ``notes``, if there are
+            any, are texts that are printed with the costs.
         measurements: raw samples behind the values, if any; JSON values.
         once: what is paid once if any layer is at one of some cells, or None.
 
@@ -76,6 +82,8 @@ class CostTable:
     once: Once | None = None
 
     def __post_init__(self) -> None:
+        self._check_texts()
+        object.__setattr__(self, "constant", number("the constant", self.constant))
         if self.unit not in UNITS[self.metric]:
             raise TableError(f"{self.metric.value} is not measured in {self.unit.value}")
         if len(set(self.choices)) != len(self.choices) or not self.choices:
@@ -99,6 +107,38 @@ class CostTable:
             raise TableError("a conversion from a format to itself must cost nothing")
         if not np.isfinite(self.constant):
             raise TableError("the constant is not finite")
+        if (cost := self._float_cost()) < 0:
+            raise TableError(
+                f"with the constant {self.constant:g} {self.unit.value} the network in float "
+                f"costs less than nothing, {cost:.3g} {self.unit.value}"
+            )
+
+    def _check_texts(self) -> None:
+        for name in ("statistic", "network"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise TableError(f"the {name} {reprlib.repr(getattr(self, name))} is no text")
+        for names in ("layers", "glue_names", "tensors"):
+            if not all(isinstance(name, str) for name in getattr(self, names)):
+                raise TableError(f"{names} holds what is no text")
+        if not isinstance(self.source, Mapping):
+            raise TableError(f"the source {reprlib.repr(self.source)} does not map names to values")
+        notes = self.source.get("notes", ())
+        if not isinstance(notes, list | tuple) or not all(isinstance(n, str) for n in notes):
+            raise TableError(f"source.notes is {reprlib.repr(notes)}, not a list of texts")
+
+    def _float_cost(self) -> float:
+        """Return the cost of the network in float, where nothing is converted.
+
+        A layer without a price there, as every one in a table without w32a32, counts its dearest
+        choice; glue without one counts nothing.
+        """
+        unary = np.where(self.unary.supported, self.unary.value, 0.0)
+        layers = unary.max(1)
+        if FLOAT32 in self.choices:
+            column = self.choices.index(FLOAT32)
+            layers = np.where(self.unary.supported[:, column], unary[:, column], layers)
+        glue = self.glue.value[:, self.formats.index(Format.FLOAT32)]
+        return float(self.constant + layers.sum() + glue[np.isfinite(glue)].sum())
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -178,21 +218,12 @@ class CostTable:
                 "formats": [f.label for f in self.formats],
                 **{name: cells_to_json(getattr(self, name)) for name in _BLOCKS},
                 "constant": self.constant,
-                "once": self._once_to_json(),
+                "once": once_to_json(self.once, self.layers, self.choices),
                 "source": dict(self.source),
                 "measurements": list(self.measurements),
             },
             allow_nan=False,
         )
-
-    def _once_to_json(self) -> dict[str, Any] | None:
-        if self.once is None:
-            return None
-        marked = [
-            [self.layers[layer], str(self.choices[choice])]
-            for layer, choice in np.argwhere(self.once.cells)
-        ]
-        return {"value": self.once.value, "cells": marked}
 
     @classmethod
     def from_json(cls, text: str) -> "CostTable":
@@ -203,7 +234,7 @@ class CostTable:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TableError(f"a cost table is JSON; this is not: {error}") from None
         if not isinstance(content, dict) or "unary" not in content:
             raise TableError("this JSON holds no cost table")
@@ -231,16 +262,16 @@ class CostTable:
                 choices=choices,
                 glue_names=tuple(content["glue_names"]),
                 tensors=tuple(content["tensors"]),
-                **{name: cells_from_json(content[name], shapes[name]) for name in _BLOCKS},
+                **{name: cells_from_json(name, content[name], shapes[name]) for name in _BLOCKS},
                 constant=content["constant"],
-                once=_once_from_json(content.get("once"), content["layers"], choices),
-                source=dict(content["source"]),
+                once=once_from_json(content.get("once"), content["layers"], choices),
+                source=content["source"],
                 measurements=list(content["measurements"]),
             )
         except KeyError as error:
-            raise TableError(f"the cost table is damaged: it has no {error}") from None
+            raise TableError(f"the cost table is damaged: it has no {error}; {_MEND}") from None
         except (AttributeError, TypeError, ValueError) as error:
-            raise TableError(f"the cost table is damaged: {error}") from None
+            raise TableError(f"the cost table is damaged: {error}; {_MEND}") from None
 
     @classmethod
     def read(cls, path: str | Path) -> "CostTable":
@@ -258,15 +289,5 @@ class CostTable:
             raise TableError(f"{path}: {error}") from None
 
 
-def _once_from_json(
-    content: Mapping[str, Any] | None, layers: Sequence[str], choices: Sequence[BitWidths]
-) -> Once | None:
-    if content is None:
-        return None
-    cells = np.zeros((len(layers), len(choices)), np.bool_)
-    for layer, choice in content["cells"]:
-        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
-    return Once(content["value"], cells)
-
-
+_MEND = "restore the file or make the table anew"
 _BLOCKS = ("unary", "glue", "conversion")

@@ -18,7 +18,7 @@ from costmodels.frames import from_csv, from_frame, to_csv, to_frame
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric, Unit
-from quantization.bits import parse_choices
+from quantization.bits import FLOAT32, parse_choices
 from quantization.network import Network
 from tests.costmodels.random_networks import random_network, random_table
 
@@ -257,6 +257,12 @@ def _edited(**changes: Any) -> str:
     return json.dumps({**content, **changes})
 
 
+def _with_unary(value: object) -> str:
+    content = json.loads(awkward_table(example_network()).to_json())
+    content["unary"]["value"][0][-1] = value
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -273,7 +279,24 @@ def _edited(**changes: Any) -> str:
         (_edited(layers=["a"]), "damaged"),
         (_edited(unary={"value": [[1]]}), "damaged"),
         (_edited(constant="much"), "damaged"),
-        (_edited(constant=None), "damaged"),
+        (_edited(constant=None), "the constant: None is no number"),
+        (_edited(constant=True), "the constant: True is no number"),
+        (_edited(constant=10**400), "the constant: a number is too large"),
+        (_edited(constant=float("inf")), "the constant is not finite"),
+        (_edited(constant=-1e9), r"with the constant -1e\+09 cycles .* less than nothing"),
+        (_edited(statistic=3), "the statistic 3 is no text"),
+        (_edited(statistic=""), "the statistic '' is no text"),
+        (_edited(network=5), "the network 5 is no text"),
+        (_edited(source={"notes": 5}), "source.notes is 5, not a list of texts"),
+        (_edited(source={"notes": "one text"}), "source.notes is 'one text', not a list"),
+        (_edited(source={"notes": [5]}), r"source.notes is \[5\], not a list of texts"),
+        (_edited(source=["notes"]), r"the source \['notes'\] does not map"),
+        (_with_unary(10**400), "unary.value: a number is too large"),
+        (_with_unary("7"), "unary.value: '7' is no number"),
+        (_with_unary([1, 2]), "unary.value"),
+        (_with_unary(-3.0), "layer is negative"),
+        ('{"unary": ' + "9" * 5000 + "}", "this is not"),
+        ("[" * 100_000, "this is not"),
         (_edited(source=None), "damaged"),
         (_edited(once={"value": 1.0}), "it has no 'cells'"),
         (_edited(once={"value": -1.0, "cells": [["stem", "w8a8"]]}), "once is negative"),
@@ -286,6 +309,28 @@ def test_a_damaged_json_is_one_line_that_says_so(text: str, message: str) -> Non
     with pytest.raises(TableError, match=message) as caught:
         CostTable.from_json(text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    if "damaged" in str(caught.value):
+        assert str(caught.value).endswith("; restore the file or make the table anew")
+
+
+def test_a_fitted_constant_may_be_negative_as_long_as_the_network_in_float_is_not() -> None:
+    table = replace(awkward_table(example_network()), constant=0.0)
+    column = table.choices.index(FLOAT32)
+    table = replace(table, unary=Cells.of(np.ones_like(table.unary.value), Provenance.MEASURED))
+    glue = table.glue.value[:, -1]
+    layers = table.unary.value[:, column].sum()
+    in_float = layers + glue[np.isfinite(glue)].sum()
+    assert replace(table, constant=-in_float).constant == -in_float
+    with pytest.raises(TableError, match="costs less than nothing"):
+        replace(table, constant=-in_float - 1.0)
+
+
+def test_a_table_without_float_is_refused_if_not_even_the_dearest_choices_cost_anything() -> None:
+    table = awkward_table(example_network()).restrict(parse_choices("w8a8,w4a4"))
+    with pytest.raises(TableError, match="costs less than nothing"):
+        replace(table, constant=-1e9)
+    assert replace(table, constant=-1e-9).constant == -1e-9
 
 
 def test_a_key_that_is_missing_is_named() -> None:
@@ -338,6 +383,7 @@ def _changed(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFram
         (lambda frame: frame.drop(columns="kernel"), "columns missing: kernel"),
         (lambda frame: frame.drop(index=0), "exactly one row holds the constant"),
         (_changed("value", "much"), "damaged"),
+        (_changed("value", 10**400), "damaged"),
         (_changed("provenance", "guessed"), "unknown provenance"),
         (_changed("given", "w9a9"), "damaged"),
         (_changed("value", float("nan")), "NaN"),
