@@ -236,13 +236,27 @@ class CostModelContract:
                 with pytest.raises(UnsupportedChoiceError, match=str(table.choices[choice])):
                     subject.model.total(subject.network, bad, metric)
 
-    def test_a_table_of_another_network_is_an_error(self, subject: Subject) -> None:
+    def test_another_network_is_priced_as_what_it_is_or_is_an_error(self, subject: Subject) -> None:
         sketch = Sketch()
         other = sketch.network(sketch.conv(sketch.input((1, 3, 5, 5)), 7, kernel=3, name="only"))
-        for _, table in subject.each_table():
+        for metric, table in subject.each_table():
             batch = PolicyBatch.of(other, [Policy.uniform(other, table.choices[0])])
             with pytest.raises(TableError, match="another network"):
                 total(table, other, batch)
+            try:
+                theirs = subject.model.table(other, subject.choices, metric)
+            except TableError:
+                with pytest.raises(TableError):
+                    subject.model.total(other, batch, metric)
+                continue
+            assert theirs.network == other.digest, "the table is of a network nobody asked for"
+            assert theirs.layers == other.layer_names
+            batch = random_policies(theirs, other, 1)
+            [cost] = subject.model.total(other, batch, metric)
+            assert cost > 0
+            if "test_total_is_the_sum_over_the_cells_of_the_table" not in self.exemptions:
+                expected = reference_total(theirs, other, batch[0])
+                np.testing.assert_allclose(cost, expected, rtol=1e-9)
 
     def test_a_table_survives_json(self, subject: Subject) -> None:
         for metric, table in subject.each_table():
