@@ -1,15 +1,18 @@
-"""Blocks of a cost table: values, and for each what is known about it."""
+"""What a cost table is made of: blocks of cells with what is known of each; a cost paid once."""
 
 import enum
+import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from costmodels.errors import TableError
+from quantization.bits import BitWidths
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -99,7 +102,41 @@ class Cells:
         return cls(value, spread(kernel, ""), spread(text, Provenance.ABSENT.value), known)
 
 
-def _frozen(given: npt.ArrayLike, kind: type[np.float64] | type[np.str_]) -> npt.NDArray[Any]:
+@dataclass(frozen=True, eq=False)
+class Once:
+    """A cost that a policy pays once if any of its layers is at one of some cells.
+
+    ``value * max(cells[l, policy[l]] for every layer l)``, what operations research calls a fixed
+    charge: a function that a file holds if anything calls it, a kernel library that is loaded.
+
+    Args:
+        value: the cost in the unit of the table, not negative.
+        cells: (L, K) whether a layer at a choice brings it about; at least one does.
+
+    Raises:
+        TableError: if the value is negative or not finite, or no cell is marked.
+    """
+
+    value: float
+    cells: BoolArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", _frozen(self.cells, np.bool_))
+        object.__setattr__(self, "value", number("what is paid once", self.value))
+        if not (np.isfinite(self.value) and self.value >= 0):
+            raise TableError("what is paid once is negative or not finite")
+        if not self.cells.any():
+            raise TableError("what is paid once belongs to no cell; leave it out")
+
+    def due(self, index: npt.NDArray[np.uint8]) -> BoolArray:
+        """Return which policies pay it, (P,), for the choice of each layer, (P, L)."""
+        due: BoolArray = np.any(self.cells[np.arange(len(self.cells)), index], axis=1)
+        return due
+
+
+def _frozen(
+    given: npt.ArrayLike, kind: type[np.float64] | type[np.str_] | type[np.bool_]
+) -> npt.NDArray[Any]:
     array: npt.NDArray[Any] = np.array(given, kind)
     array.flags.writeable = False
     return array
@@ -129,50 +166,81 @@ def _finite_or_none(values: FloatArray) -> list[Any]:
     return listed
 
 
-def cells_from_json(content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
-    """Read what `cells_to_json` wrote for a block of this shape."""
-    # An axis of length 0 disappears in nested lists, hence the reshapes.
-    value = np.array(content["value"], object)
-    value[value == None] = np.inf  # noqa: E711 - elementwise on an object array
+def cells_from_json(name: str, content: Mapping[str, Any], shape: tuple[int, ...]) -> Cells:
+    """Read what `cells_to_json` wrote for the block `name`, of this shape.
+
+    Raises:
+        TableError: if an entry is no number, or there are more or fewer than the block has cells.
+        KeyError: if an array is missing.
+    """
     spread = content["uncertainty"]
     return Cells(
-        value.astype(np.float64).reshape(shape),
-        np.array(content["kernel"], np.str_).reshape(shape),
-        np.array(content["provenance"], np.str_).reshape(shape),
-        None if spread is None else np.array(spread, np.float64).reshape(shape),
+        _numbers(f"{name}.value", content["value"], shape, np.inf),
+        _texts(f"{name}.kernel", content["kernel"], shape),
+        _texts(f"{name}.provenance", content["provenance"], shape),
+        None if spread is None else _numbers(f"{name}.uncertainty", spread, shape, np.nan),
     )
 
 
-def cells_from_rows(rows: pd.DataFrame, *axes: Sequence[str]) -> Cells:
-    """Build a block from the rows of a frame, in any order.
+def once_to_json(
+    once: Once | None, layers: Sequence[str], choices: Sequence[BitWidths]
+) -> dict[str, Any] | None:
+    """Return what is paid once as JSON values, its cells by name."""
+    if once is None:
+        return None
+    marked = [[layers[layer], str(choices[k])] for layer, k in np.argwhere(once.cells)]
+    return {"value": once.value, "cells": marked}
 
-    Args:
-        rows: columns ``name``, ``given``, ``target``, ``value``, ``kernel``, ``provenance`` and
-            ``uncertainty``.
-        axes: the names along each axis of the block.
+
+def once_from_json(
+    content: Mapping[str, Any] | None, layers: Sequence[str], choices: Sequence[BitWidths]
+) -> Once | None:
+    """Read what `once_to_json` wrote; None if nothing is paid once.
 
     Raises:
-        TableError: unless each cell stands in exactly one row.
+        TableError: if the value or the cells are none.
+        KeyError: if one of both is missing.
+        TypeError: if the content is nothing like it.
+        ValueError: if a layer or choice is not in the table.
     """
-    shape = tuple(len(axis) for axis in axes)
-    keys = rows[["name", "given", "target"][: len(axes)]]
-    positions = [{name: i for i, name in enumerate(axis)} for axis in axes]
+    if content is None:
+        return None
+    cells = np.zeros((len(layers), len(choices)), np.bool_)
+    for layer, choice in content["cells"]:
+        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+    return Once(content["value"], cells)
+
+
+def _numbers(name: str, nested: Any, shape: tuple[int, ...], absent: float) -> FloatArray:
+    """Return nested lists of numbers as an array; null is `absent`."""
+    values = [number(name, absent if v is None else v) for v in _entries(name, nested, shape)]
+    return np.array(values, np.float64).reshape(shape)
+
+
+def _texts(name: str, nested: Any, shape: tuple[int, ...]) -> TextArray:
+    entries = _entries(name, nested, shape)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise TableError(f"{name} holds what is no text")
+    return np.array(entries, np.str_).reshape(shape)
+
+
+def _entries(name: str, nested: Any, shape: tuple[int, ...]) -> list[Any]:
+    # An axis of length 0 disappears in nested lists, hence only the count is compared.
+    entries: list[Any] = np.array(nested, object).ravel().tolist()
+    if len(entries) != math.prod(shape):
+        raise TableError(f"{name} holds {len(entries)} entries, its shape is {shape}")
+    return entries
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number as a float.
+
+    Raises:
+        TableError: if it is none, or too large to be one; names `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TableError(f"{name}: {reprlib.repr(value)} is no number")
     try:
-        where = tuple(
-            np.array([position[k] for k in keys.iloc[:, i]], np.intp)
-            for i, position in enumerate(positions)
-        )
-    except KeyError as error:
-        raise TableError(f"a row names {error.args[0]!r}, which its block does not have") from None
-    seen = np.zeros(shape, np.int64)
-    np.add.at(seen, where, 1)
-    if (seen != 1).any():
-        raise TableError("each cell must stand in exactly one row")
-    value = np.empty(shape)
-    kernel, provenance = (np.empty(shape, object) for _ in range(2))
-    uncertainty = np.empty(shape)
-    value[where] = rows["value"].astype(float)
-    kernel[where] = rows["kernel"]
-    provenance[where] = rows["provenance"]
-    uncertainty[where] = rows["uncertainty"].astype(float)
-    return Cells(value, kernel.astype(np.str_), provenance.astype(np.str_), uncertainty)
+        return float(value)
+    except OverflowError:
+        raise TableError(f"{name}: a number is too large") from None

@@ -172,8 +172,8 @@ HOROWITZ = Preset(
     notes=(
         "energies of the data path only: no instruction, control or cache energy",
         "DRAM at 160 pJ per byte is the lower end of the published 1.3 to 2.6 nJ per 64 bits",
-        "INT16 lies between the published INT8 and INT32 and is assumed; below 8 bits nothing was "
-        "published, so nothing is priced",
+        "INT16 lies between the published INT8 and INT32 and is assumed; the wider operand decides "
+        "(w2a8 is priced as INT8), so that nothing is priced where both have fewer than 8 bits",
     ),
 )
 

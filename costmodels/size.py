@@ -1,12 +1,13 @@
 """Bytes of the exported file, exactly, from the exporter's own layout."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from costmodels.model import TableBackend
 from costmodels.pricing import total
-from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Provenance
+from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
 from quantization.deployment import DEPLOYED_FORMATS, not_deployable
@@ -19,9 +20,12 @@ from quantization.ranges import made_up_ranges
 class ExportedSize(TableBackend):
     """Size of the exported file in bytes.
 
-    The table's sum is never below the file: it always counts the longest length prefix (a few
-    bytes more than needed) and the function that unpacks bit planes (1.2 kB, which a file without
-    weights below 8 bits does not hold). `total` is exact.
+    The table counts every byte: what every file holds as `constant`, and the function that unpacks
+    bit planes as what is paid `once`, if any layer's weights have fewer than 8 bits. One thing is
+    no sum: the length of the graph is written in seven bits a byte, so that it takes a byte more
+    from 2 MiB on (16 KiB, 256 MiB). The table counts as many bytes as the largest possible graph
+    needs: its sum is exact for a network whose smallest and largest graphs need equally many, else
+    at most that difference (mostly one byte) above the file, never below. `total` is always exact.
     """
 
     name = "size"
@@ -29,19 +33,16 @@ class ExportedSize(TableBackend):
 
     def __init__(self) -> None:
         self._exporters: dict[str, Exporter] = {}
-        self._tables: dict[tuple[str, tuple[BitWidths, ...]], CostTable] = {}
+        self._tables: dict[tuple[str, tuple[BitWidths, ...]], tuple[CostTable, CostTable]] = {}
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
-        """Return the bytes of every fragment of the exported file.
+        """Return the bytes of every fragment of the exported file, and of what surrounds them.
 
         Raises:
             BackendError: if another metric is asked for.
         """
         self.require(metric)
-        key = network.digest, tuple(choices)
-        if key not in self._tables:
-            self._tables[key] = self._make(network, tuple(choices))
-        return self._tables[key]
+        return self._made(network, tuple(choices))[1]
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
         """Return the exact size of each policy's file, (P,), in bytes.
@@ -50,27 +51,40 @@ class ExportedSize(TableBackend):
             BackendError: if another metric is asked for.
             UnsupportedChoiceError: if a policy is not deployable.
         """
-        table = self.table(network, policies.choices, metric)
+        self.require(metric)
         exporter = self._exporter(network)
-        summed = total(table, network, policies) - table.constant
-        weighted = np.array([layer.has_weights for layer in network.layers])
-        packed_choice = np.array([exporter.is_packed(c) for c in policies.choices])
-        packed: BoolArray = np.any(packed_choice[policies.index[:, weighted]], axis=1)
-        fragments = np.rint(summed).astype(np.int64)
+        parts, whole = self._made(network, policies.choices)
+        fragments = np.rint(total(parts, network, policies))
+        none = np.zeros(len(policies), np.bool_)
+        packed = none if whole.once is None else whole.once.due(policies.index)
         return np.array(
             [
-                exporter.file_bytes(int(graph), packed=bool(p))
-                for graph, p in zip(fragments, packed, strict=True)
+                exporter.file_bytes(int(graph), packed=p)
+                for graph, p in zip(fragments, packed.tolist(), strict=True)
             ],
             np.float64,
         )
+
+    def _made(
+        self, network: Network, choices: tuple[BitWidths, ...]
+    ) -> tuple[CostTable, CostTable]:
+        """Return the table of the fragments alone, and the one of the whole file."""
+        key = network.digest, choices
+        if key not in self._tables:
+            exporter, fragments = self._exporter(network), self._fragments(network, choices)
+            most = _most(fragments)
+            plain, packing = (exporter.file_bytes(most, packed=p) for p in (False, True))
+            marked = _packed(exporter, network, choices) & fragments.supported
+            once = Once(packing - plain, marked) if marked.any() else None
+            self._tables[key] = fragments, replace(fragments, constant=plain - most, once=once)
+        return self._tables[key]
 
     def _exporter(self, network: Network) -> Exporter:
         if network.digest not in self._exporters:
             self._exporters[network.digest] = Exporter(network, made_up_ranges(network))
         return self._exporters[network.digest]
 
-    def _make(self, network: Network, choices: tuple[BitWidths, ...]) -> CostTable:
+    def _fragments(self, network: Network, choices: tuple[BitWidths, ...]) -> CostTable:
         exporter, known = self._exporter(network), formats_of(choices)
         unary = np.array(
             [
@@ -111,6 +125,23 @@ class ExportedSize(TableBackend):
             Cells.of(unary, Provenance.EXACT),
             Cells.of(glue, Provenance.EXACT),
             Cells.of(conversion, Provenance.EXACT),
-            float(exporter.largest_overhead_bytes),
-            {"backend": self.name, "method": "the exporter's own byte layout"},
+            source={"backend": self.name, "method": "the exporter's own byte layout"},
         )
+
+
+def _packed(exporter: Exporter, network: Network, choices: tuple[BitWidths, ...]) -> BoolArray:
+    """(L, K): where a layer's weights are stored as bit planes."""
+    weighted = np.array([layer.has_weights for layer in network.layers], np.bool_)
+    return np.logical_and.outer(weighted, [exporter.is_packed(choice) for choice in choices])
+
+
+def _most(table: CostTable) -> int:
+    """Return the bytes that no policy's fragments exceed.
+
+    Of the conversions of a tensor those of one written format are paid, each target once.
+    """
+    unary, glue, conversion = (
+        np.where(cells.supported, cells.value, 0.0)
+        for cells in (table.unary, table.glue, table.conversion)
+    )
+    return int(unary.max(1).sum() + glue.max(1).sum() + conversion.sum(2).max(1).sum())

@@ -1,32 +1,34 @@
 """Cost tables: what each layer, glue operator and conversion of one network costs."""
 
-import io
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from costmodels.cells import (
     BoolArray,
     Cells,
     FloatArray,
+    Once,
     Provenance,
     TextArray,
     cells_from_json,
-    cells_from_rows,
     cells_to_json,
+    number,
+    once_from_json,
+    once_to_json,
     select,
 )
 from costmodels.errors import TableError
 from costmodels.units import UNITS, Metric, Unit
-from quantization.bits import BitWidths, Format, formats_of
+from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.network import Network
 
-__all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Provenance", "TextArray"]
+__all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
 
 VERSION = 1
 
@@ -35,8 +37,10 @@ VERSION = 1
 class CostTable:
     """One metric, one unit, one statistic of one network.
 
-    The cost of a policy is ``constant + sum(unary) + sum(glue) + sum(conversion)``, with formats by
-    `quantization.formats`. Values may be negative (a fusion that is gained), `unary` may not.
+    The cost of a policy is ``constant + once + sum(unary) + sum(glue) + sum(conversion)``, with
+    formats by `quantization.formats`; `once` counts if the policy uses one of its cells. Values of
+    `glue` and `conversion` may be negative (a fusion that is gained), and so may a fitted
+    `constant`; but the network in float costs no less than nothing.
 
     Args:
         metric: what is priced.
@@ -52,8 +56,10 @@ class CostTable:
         conversion: (T, F, F): a tensor written in the first format, read in the second; zero on
             the diagonal, which makes the split between the three blocks identifiable.
         constant: what every policy pays.
-        source: who says so: backend, preset, device, options; JSON values.
+        source: who says so: backend, preset, device, options; JSON values. ``notes``, if there are
+            any, are texts that are printed with the costs.
         measurements: raw samples behind the values, if any; JSON values.
+        once: what is paid once if any layer is at one of some cells, or None.
 
     Raises:
         TableError: if shapes, signs, units or the diagonal are wrong.
@@ -73,8 +79,11 @@ class CostTable:
     constant: float = 0.0
     source: Mapping[str, Any] = field(default_factory=dict)
     measurements: Sequence[Mapping[str, Any]] = ()
+    once: Once | None = None
 
     def __post_init__(self) -> None:
+        self._check_texts()
+        object.__setattr__(self, "constant", number("the constant", self.constant))
         if self.unit not in UNITS[self.metric]:
             raise TableError(f"{self.metric.value} is not measured in {self.unit.value}")
         if len(set(self.choices)) != len(self.choices) or not self.choices:
@@ -88,12 +97,48 @@ class CostTable:
         for name, (cells, shape) in expected.items():
             if cells.value.shape != shape:
                 raise TableError(f"{name} has shape {cells.value.shape}, expected {shape}")
+        if self.once is not None and self.once.cells.shape != self.unary.value.shape:
+            raise TableError(
+                f"once has shape {self.once.cells.shape}, expected {self.unary.value.shape}"
+            )
         if (self.unary.value < 0).any():
             raise TableError("the cost of a layer is negative")
         if np.diagonal(self.conversion.value, axis1=1, axis2=2).any():
             raise TableError("a conversion from a format to itself must cost nothing")
         if not np.isfinite(self.constant):
             raise TableError("the constant is not finite")
+        if (cost := self._float_cost()) < 0:
+            raise TableError(
+                f"with the constant {self.constant:g} {self.unit.value} the network in float "
+                f"costs less than nothing, {cost:.3g} {self.unit.value}"
+            )
+
+    def _check_texts(self) -> None:
+        for name in ("statistic", "network"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise TableError(f"the {name} {reprlib.repr(getattr(self, name))} is no text")
+        for names in ("layers", "glue_names", "tensors"):
+            if not all(isinstance(name, str) for name in getattr(self, names)):
+                raise TableError(f"{names} holds what is no text")
+        if not isinstance(self.source, Mapping):
+            raise TableError(f"the source {reprlib.repr(self.source)} does not map names to values")
+        notes = self.source.get("notes", ())
+        if not isinstance(notes, list | tuple) or not all(isinstance(n, str) for n in notes):
+            raise TableError(f"source.notes is {reprlib.repr(notes)}, not a list of texts")
+
+    def _float_cost(self) -> float:
+        """Return the cost of the network in float, where nothing is converted.
+
+        A layer without a price there, as every one in a table without w32a32, counts its dearest
+        choice; glue without one counts nothing.
+        """
+        unary = np.where(self.unary.supported, self.unary.value, 0.0)
+        layers = unary.max(1)
+        if FLOAT32 in self.choices:
+            column = self.choices.index(FLOAT32)
+            layers = np.where(self.unary.supported[:, column], unary[:, column], layers)
+        glue = self.glue.value[:, self.formats.index(Format.FLOAT32)]
+        return float(self.constant + layers.sum() + glue[np.isfinite(glue)].sum())
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -135,6 +180,10 @@ class CostTable:
             raise TableError(f"the table holds no {', '.join(missing)}; it holds {held}")
         columns = [self.choices.index(c) for c in choices]
         kept = [self.formats.index(f) for f in formats_of(choices)]
+        once = self.once
+        if once is not None:
+            cells = once.cells[:, columns]
+            once = Once(once.value, cells) if cells.any() else None
         return CostTable(
             self.metric,
             self.unit,
@@ -150,6 +199,7 @@ class CostTable:
             self.constant,
             self.source,
             self.measurements,
+            once,
         )
 
     def to_json(self) -> str:
@@ -168,6 +218,7 @@ class CostTable:
                 "formats": [f.label for f in self.formats],
                 **{name: cells_to_json(getattr(self, name)) for name in _BLOCKS},
                 "constant": self.constant,
+                "once": once_to_json(self.once, self.layers, self.choices),
                 "source": dict(self.source),
                 "measurements": list(self.measurements),
             },
@@ -183,7 +234,7 @@ class CostTable:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TableError(f"a cost table is JSON; this is not: {error}") from None
         if not isinstance(content, dict) or "unary" not in content:
             raise TableError("this JSON holds no cost table")
@@ -211,15 +262,16 @@ class CostTable:
                 choices=choices,
                 glue_names=tuple(content["glue_names"]),
                 tensors=tuple(content["tensors"]),
-                **{name: cells_from_json(content[name], shapes[name]) for name in _BLOCKS},
+                **{name: cells_from_json(name, content[name], shapes[name]) for name in _BLOCKS},
                 constant=content["constant"],
-                source=dict(content["source"]),
+                once=once_from_json(content.get("once"), content["layers"], choices),
+                source=content["source"],
                 measurements=list(content["measurements"]),
             )
         except KeyError as error:
-            raise TableError(f"the cost table is damaged: it has no {error}") from None
+            raise TableError(f"the cost table is damaged: it has no {error}; {_MEND}") from None
         except (AttributeError, TypeError, ValueError) as error:
-            raise TableError(f"the cost table is damaged: {error}") from None
+            raise TableError(f"the cost table is damaged: {error}; {_MEND}") from None
 
     @classmethod
     def read(cls, path: str | Path) -> "CostTable":
@@ -236,122 +288,6 @@ class CostTable:
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per cell: block, name, choice or formats, value and what is known of it.
 
-        Columns: ``block`` (constant, unary, glue, conversion), ``name`` (layer, glue operator or
-        tensor), ``given`` (choice, or format that is read or written), ``target`` (format a
-        conversion leads to), ``value``, ``kernel``, ``provenance``, ``uncertainty``. What is one
-        for the whole table is in ``DataFrame.attrs``; measurements are left out.
-        """
-        labels = [f.label for f in self.formats]
-        axes = {
-            "unary": (self.layers, [str(c) for c in self.choices]),
-            "glue": (self.glue_names, labels),
-            "conversion": (self.tensors, labels, labels),
-        }
-        rows: list[tuple[object, ...]] = [
-            ("constant", "", "", "", self.constant, "", self._constant_provenance(), np.nan)
-        ]
-        for block, names in axes.items():
-            cells: Cells = getattr(self, block)
-            for where in np.ndindex(*cells.value.shape):
-                keys = [axis[i] for axis, i in zip(names, where, strict=True)]
-                spread = np.nan if cells.uncertainty is None else cells.uncertainty[where]
-                known = (cells.value[where], cells.kernel[where], cells.provenance[where], spread)
-                rows.append((block, *keys, *([""] * (3 - len(keys))), *known))
-        frame = pd.DataFrame(rows, columns=_COLUMNS)
-        frame.attrs = {
-            "metric": self.metric.value,
-            "unit": self.unit.value,
-            "statistic": self.statistic,
-            "network": self.network,
-            "source": dict(self.source),
-        }
-        return frame
-
-    def _constant_provenance(self) -> str:
-        known = self.unary.provenance[self.unary.supported]
-        return str(known[0]) if known.size else Provenance.ASSUMED.value
-
-    @classmethod
-    def from_frame(cls, frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> "CostTable":
-        """Rebuild a table from what `to_frame` returned, or from the same columns read from CSV.
-
-        Args:
-            frame: columns as in `to_frame`; names and choices take the order in which they first
-                occur in their block.
-            attrs: what is one for the whole table; defaults to ``frame.attrs``.
-
-        Raises:
-            TableError: if columns, cells or attributes are missing or hold what they must not.
-        """
-        about: Mapping[Any, Any] = attrs if attrs is not None else frame.attrs
-        if missing := [c for c in _COLUMNS if c not in frame.columns]:
-            raise TableError(f"columns missing: {', '.join(missing)}")
-        if missing := [k for k in ("metric", "unit", "statistic", "network") if k not in about]:
-            raise TableError(f"attributes missing: {', '.join(missing)}")
-        try:
-            return cls._from_rows(frame, about)
-        except TableError:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise TableError(f"the cost table is damaged: {error}") from None
-
-    @classmethod
-    def _from_rows(cls, frame: pd.DataFrame, about: Mapping[str, Any]) -> "CostTable":
-        by_block = {block: frame[frame["block"] == block] for block in ("constant", *_BLOCKS)}
-        layers = list(dict.fromkeys(by_block["unary"]["name"]))
-        choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
-        labels = [f.label for f in formats_of(choices)]
-        glue_names = list(dict.fromkeys(by_block["glue"]["name"]))
-        tensors = list(dict.fromkeys(by_block["conversion"]["name"]))
-        if len(by_block["constant"]) != 1:
-            raise TableError("exactly one row holds the constant")
-        return cls(
-            metric=Metric(about["metric"]),
-            unit=Unit(about["unit"]),
-            statistic=about["statistic"],
-            network=about["network"],
-            layers=tuple(layers),
-            choices=choices,
-            glue_names=tuple(glue_names),
-            tensors=tuple(tensors),
-            unary=cells_from_rows(by_block["unary"], layers, [str(c) for c in choices]),
-            glue=cells_from_rows(by_block["glue"], glue_names, labels),
-            conversion=cells_from_rows(by_block["conversion"], tensors, labels, labels),
-            constant=float(by_block["constant"]["value"].iloc[0]),
-            source=dict(about.get("source", {})),
-        )
-
-    def to_csv(self) -> str:
-        """Return `to_frame` as CSV behind one comment line that holds the attributes as JSON."""
-        frame = self.to_frame()
-        about = json.dumps(frame.attrs, allow_nan=False)
-        return f"# {about}\n" + frame.to_csv(index=False, lineterminator="\n")
-
-    @classmethod
-    def from_csv(cls, text: str) -> "CostTable":
-        """Read what `to_csv` wrote.
-
-        Raises:
-            TableError: if the first line or the columns are not as `to_csv` writes them.
-        """
-        first, _, rest = text.partition("\n")
-        try:
-            attrs = json.loads(first.removeprefix("#"))
-        except json.JSONDecodeError:
-            attrs = None
-        if not isinstance(attrs, dict):
-            raise TableError("the first line of the CSV must be '# {JSON attributes}'")
-        try:
-            frame = pd.read_csv(io.StringIO(rest), dtype=str, keep_default_na=False)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise TableError(f"the table is no CSV: {' '.join(str(error).split())}") from None
-        if "uncertainty" in frame.columns:
-            frame["uncertainty"] = frame["uncertainty"].replace("", "nan")
-        return cls.from_frame(frame, attrs)
-
-
+_MEND = "restore the file or make the table anew"
 _BLOCKS = ("unary", "glue", "conversion")
-_COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance", "uncertainty"]

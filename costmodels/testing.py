@@ -36,7 +36,8 @@ POLICIES = 50
 def reference_total(table: CostTable, network: Network, policy: Policy) -> float:
     """Price one policy cell by cell: slow, and easy to check by eye.
 
-    ``constant + sum(unary) + sum(glue) + sum(conversion)``, formats by `quantization.formats`.
+    ``constant + once + sum(unary) + sum(glue) + sum(conversion)``, formats by
+    `quantization.formats`.
 
     Returns:
         The cost in the table's unit; infinite if a cell that the policy needs is not supported.
@@ -46,6 +47,11 @@ def reference_total(table: CostTable, network: Network, policy: Policy) -> float
     for layer in network.layers:
         row = table.layers.index(layer.name)
         cost += float(table.unary.value[row, table.choices.index(policy[layer.name])])
+    if table.once is not None and any(
+        table.once.cells[table.layers.index(name), table.choices.index(policy[name])]
+        for name in network.layer_names
+    ):
+        cost += table.once.value
     for glue in network.glue:
         row = table.glue_names.index(glue.name)
         cost += float(table.glue.value[row, table.formats.index(given.reads[glue.name])])
@@ -230,13 +236,27 @@ class CostModelContract:
                 with pytest.raises(UnsupportedChoiceError, match=str(table.choices[choice])):
                     subject.model.total(subject.network, bad, metric)
 
-    def test_a_table_of_another_network_is_an_error(self, subject: Subject) -> None:
+    def test_another_network_is_priced_as_what_it_is_or_is_an_error(self, subject: Subject) -> None:
         sketch = Sketch()
         other = sketch.network(sketch.conv(sketch.input((1, 3, 5, 5)), 7, kernel=3, name="only"))
-        for _, table in subject.each_table():
+        for metric, table in subject.each_table():
             batch = PolicyBatch.of(other, [Policy.uniform(other, table.choices[0])])
             with pytest.raises(TableError, match="another network"):
                 total(table, other, batch)
+            try:
+                theirs = subject.model.table(other, subject.choices, metric)
+            except TableError:
+                with pytest.raises(TableError):
+                    subject.model.total(other, batch, metric)
+                continue
+            assert theirs.network == other.digest, "the table is of a network nobody asked for"
+            assert theirs.layers == other.layer_names
+            batch = random_policies(theirs, other, 1)
+            [cost] = subject.model.total(other, batch, metric)
+            assert cost > 0
+            if "test_total_is_the_sum_over_the_cells_of_the_table" not in self.exemptions:
+                expected = reference_total(theirs, other, batch[0])
+                np.testing.assert_allclose(cost, expected, rtol=1e-9)
 
     def test_a_table_survives_json(self, subject: Subject) -> None:
         for metric, table in subject.each_table():
@@ -257,6 +277,10 @@ class CostModelContract:
 def _assert_same_cells(left: CostTable, right: CostTable) -> None:
     assert left.choices == right.choices
     assert left.constant == right.constant
+    assert (left.once is None) == (right.once is None)
+    if left.once is not None and right.once is not None:
+        assert left.once.value == right.once.value
+        np.testing.assert_array_equal(left.once.cells, right.once.cells)
     for name in ("unary", "glue", "conversion"):
         one: Cells = getattr(left, name)
         two: Cells = getattr(right, name)

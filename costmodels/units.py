@@ -3,6 +3,7 @@
 import enum
 import math
 import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from quantization.errors import BudgetError
 
@@ -89,9 +90,7 @@ def format_quantity(value: float, unit: Unit) -> str:
     """
     if unit is Unit.CYCLES:
         return f"{value:,.0f} cycles"
-    steps = [("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)]
-    if unit is not Unit.BYTES:
-        steps = [("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9), ("p", 1e-12)]
+    steps = _steps(unit)
     rounded = float(f"{value:.3g}")  # first, because 999.6 µs is 1.00 ms
     prefix, scale = next(
         ((p, s) for p, s in steps if abs(rounded) >= s), steps[-1] if value else ("", 1.0)
@@ -101,3 +100,39 @@ def format_quantity(value: float, unit: Unit) -> str:
     scaled = float(f"{rounded / scale:.3g}")
     digits = max(0, 3 - len(str(int(abs(scaled)))))
     return f"{scaled:.{digits}f} {prefix}{unit.value}"
+
+
+def format_bound(value: float, unit: Unit, *, digits: int, upwards: bool) -> str:
+    """Print a positive value rounded to one side: what is read back is never on the other.
+
+    Args:
+        value: positive and finite.
+        unit: its unit.
+        digits: how many significant ones, at most.
+        upwards: whether to round up.
+
+    >>> format_bound(239_123, Unit.BYTES, digits=4, upwards=True)
+    '239.2 kB'
+    >>> format_bound(0.0015304, Unit.SECONDS, digits=4, upwards=False)
+    '1.53 ms'
+    """
+    exact = Decimal(repr(float(value)))
+    unit_step = Decimal(1).scaleb(exact.adjusted() + 1 - digits)
+    rounded = exact.quantize(unit_step, ROUND_CEILING if upwards else ROUND_FLOOR)
+    if unit is Unit.CYCLES:
+        return f"{_plain(rounded, grouped=True)} cycles"
+    steps = [(prefix, Decimal(repr(scale))) for prefix, scale in _steps(unit)]
+    prefix, scale = next((step for step in steps if rounded >= step[1]), steps[-1])
+    return f"{_plain(rounded / scale)} {prefix}{unit.value}"
+
+
+def _plain(number: Decimal, *, grouped: bool = False) -> str:
+    text = f"{number:,f}" if grouped else f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _steps(unit: Unit) -> list[tuple[str, float]]:
+    """Return prefixes and their scales, the largest first."""
+    if unit is Unit.BYTES:
+        return [("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)]
+    return [("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9), ("p", 1e-12)]

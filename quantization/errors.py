@@ -10,6 +10,7 @@
     │   ├── BackendError
     │   └── UnsupportedChoiceError
     ├── BudgetError              a budget that cannot be read, or cannot be met
+    ├── DisagreementError        search.exact: two computations of one cost differ; to be reported
     └── AuditError               hil.audit: the file or its execution is not what was asked for
 
 Each message is one line that names what is wrong and what to do next.

@@ -143,16 +143,6 @@ class Exporter:
         graph = fragments + len(self._frame)
         return len(self._header[packed]) + len(graph_length_prefix(graph)) + graph
 
-    @property
-    def largest_overhead_bytes(self) -> int:
-        """The most that a file has besides its fragments.
-
-        The length prefix is that of twice the float graph and 2 KB per node, more than any policy
-        adds: mostly the prefix of every policy.
-        """
-        longest = 2 * self.size_bytes(Policy({})) + 2048 * len(self._nodes)
-        return len(self._header[True]) + len(graph_length_prefix(longest)) + len(self._frame)
-
     def is_packed(self, bits: BitWidths) -> bool:
         """Whether weights at `bits` are stored as bit planes."""
         return self.options.pack and bits.weights < 8

@@ -1,9 +1,10 @@
 """The environment of the agent: states, masks and costs of rollouts, many side by side.
 
 One step decides one layer (or tie), in execution order. What a decision costs is charged as soon as
-it is settled: glue and conversions at the step that decides the last of their formats. So the cost
-so far includes the conversions already decided, and the last one equals the price of the policy.
-Budgets are hard: policies that break them are repaired when the rollout is complete.
+it is settled: glue and conversions at the step that decides the last of their formats, what is paid
+once at the first step that brings it about. So the cost so far includes the conversions already
+decided, and the last one equals the price of the policy. Budgets are hard: policies that break them
+are repaired when the rollout is complete.
 """
 
 import math
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from costmodels.deciders import Conversion, Merge, Terms, split
 from costmodels.table import BoolArray, FloatArray
 from quantization.policy import IndexArray
-from search.deciders import Conversion, Merge, Terms, split, state_of
 from search.features import Float32Array, static_features
 from search.problem import Problem
 from search.repair import Repaired, repair
@@ -73,7 +74,8 @@ class Environment:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._terms = split(problem, [problem.tables[metric] for metric in problem.budgets])
+        tables = [problem.tables[metric] for metric in problem.budgets]
+        self._terms = split(problem.network, problem.choices, problem.decision_of, tables)
         self._limits = np.array(list(problem.budgets.values()))
         self._plan = _plan(self._terms)
         self._static = static_features(problem)
@@ -129,6 +131,8 @@ class Rollouts:
         self._cost_at = environment.feature_count - len(self._limits)
         self.features[:, :, : self._choice_at] = static[:, None]
         self.spent: FloatArray = np.tile(terms.constant, (rollouts, 1))
+        self._charges = terms.charges
+        self._charged = np.zeros((len(terms.charges), rollouts), bool)
         self._states = np.zeros((len(terms.states), rollouts), np.intp)
         self._rows = np.arange(rollouts)
         self._done = 0
@@ -143,12 +147,13 @@ class Rollouts:
         states, plan = self._states, self._plan[self._done]
         states[self._done] = choice
         for merge in plan.merges:
-            widest = state_of(merge.sources[0], merge.sources[0].writes, states)
-            for source in merge.sources[1:]:
-                widest = np.maximum(widest, state_of(source, source.writes, states))
-            states[merge.decider] = widest
+            states[merge.decider] = merge.state(states)
         for charge in plan.charges:
             self.spent += charge.charge(states)
+        for once, charged in zip(self._charges, self._charged, strict=True):
+            due = once.states[self._done].take(choice)
+            self.spent[:, once.table] += once.value * (due & ~charged)
+            charged |= due
         self._done += 1
         if self._done < len(self._plan):
             self.features[self._done, self._rows, self._choice_at + choice] = 1.0

@@ -1,5 +1,6 @@
 """The certificate: the policy of the least proxy loss within every budget, proven by a MILP."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from costmodels.errors import UnsupportedChoiceError
 from costmodels.table import FloatArray
-from costmodels.units import Metric, format_quantity
-from quantization.errors import BudgetError
+from costmodels.units import Metric, format_bound
+from quantization.errors import BudgetError, QuantmeterError
 from quantization.policy import IndexArray
 from search.archive import Ledger
 from search.problem import Problem
@@ -27,8 +28,12 @@ _AGREEMENT = 1e-9
 _ROUNDS = 20
 
 
-class DisagreementError(RuntimeError):
+class DisagreementError(QuantmeterError):
     """The MILP and the pricing give one policy different costs: a defect of Quantmeter."""
+
+
+class _NothingInTimeError(BudgetError):
+    """The time was over before any policy was found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,8 @@ class Solution:
         index: (L,) the policy.
         loss: its proxy loss.
         costs: its costs as the pricing sees them.
-        bound: no feasible policy has a lower proxy loss than this.
+        bound: no feasible policy has a lower proxy loss than this (`Solver.minimum`: a lower cost
+            besides the constant of the table).
         proven: whether the policy is optimal, up to the solver's absolute gap (1e-10 of the largest
             loss of a layer).
         status: what the solver says.
@@ -87,83 +93,102 @@ class Solver:
             UnsupportedChoiceError: if no policy is supported whatever it costs.
             DisagreementError: if program and pricing differ.
         """
-        solution = self._solve(self._program.loss, tuple(self.problem.budgets))
-        if solution is None:
+        solution = self._solve(self._program.loss, self.problem.budgets)
+        if solution is not None:
+            return solution
+        if not self.problem.budgets:
+            raise _unsupported()
+        try:
             raise self._unreachable()
-        return solution
+        except _NothingInTimeError:
+            each = " and ".join(map(self._text, self.problem.budgets))
+            raise BudgetError(
+                f"{each} cannot be met; what can was not found within {self.seconds:g} s"
+            ) from None
 
-    def minimum(self, metric: Metric, *, within: Collection[Metric] = ()) -> float | None:
-        """Return the least cost that a supported policy reaches.
+    def minimum(self, metric: Metric, *, within: Collection[Metric] = ()) -> Solution | None:
+        """Return the supported policy that costs least.
 
         Args:
-            metric: what is minimised, in the unit of its table.
+            metric: what is minimised.
             within: metrics whose budgets are kept.
 
         Returns:
-            The cost, or None if no policy is within those budgets.
+            The policy, which is the cheapest if `Solution.proven`; None if no policy is within
+            those budgets.
 
         Raises:
             UnsupportedChoiceError: if no policy is supported whatever it costs.
             DisagreementError: if program and pricing differ.
         """
-        costs = self._program.costs[self._metrics.index(metric)]
-        solution = self._solve(costs, tuple(within))
-        if solution is not None:
-            return solution.costs[metric]
-        if not within:
-            raise UnsupportedChoiceError(
-                "no policy is supported: every one needs an unsupported glue operator or conversion"
-            )
-        return None
+        return self._minimum(metric, {m: self.problem.budgets[m] for m in within})
+
+    def _minimum(self, metric: Metric, limits: Mapping[Metric, float]) -> Solution | None:
+        solution = self._solve(self._program.costs[self._metrics.index(metric)], limits)
+        if solution is None and not limits:
+            raise _unsupported()
+        return solution
 
     def _unreachable(self) -> BudgetError:
-        """Say which budget cannot be met, and what can be reached."""
+        """Say which budgets cannot be met, and what can: whoever follows that is served."""
         budgets = self.problem.budgets
         for metric in budgets:
-            least = self.minimum(metric)
-            if least is not None and least > budgets[metric]:
-                return BudgetError(
-                    f"{self._text(metric)} cannot be met; "
-                    f"the minimum reachable is {self._least(metric, least)}"
-                )
+            others = {m: b for m, b in budgets.items() if m is not metric}
+            found = self._minimum(metric, others)
+            if found is None:
+                continue
+            least = self._least(metric, found)
+            if not others:
+                return BudgetError(f"{self._text(metric, found)} cannot be met; {least}")
+            kept = " and ".join(map(self._text, others))
+            return BudgetError(
+                f"{self._text(metric, found)} cannot be met together with {kept}; {least}"
+            )
+        raised: dict[Metric, Solution] = {}
+        limits: dict[Metric, float] = {}
         for metric in budgets:
-            others = [m for m in budgets if m is not metric]
-            least = self.minimum(metric, within=others)
-            if least is not None:
-                kept = " and ".join(self._text(m) for m in others)
-                return BudgetError(
-                    f"{self._text(metric)} cannot be met together with {kept}; "
-                    f"the minimum reachable is {self._least(metric, least)}"
-                )
-        each = " and ".join(self._text(m) for m in budgets)
-        return BudgetError(f"{each} cannot be met together; raise one of them")
+            found = self._minimum(metric, limits)
+            limits[metric] = budgets[metric]
+            if found is not None and found.costs[metric] > budgets[metric] * (1 + _AGREEMENT):
+                raised[metric], limits[metric] = found, found.costs[metric]
+        each = " and ".join(self._text(m, raised.get(m)) for m in budgets)
+        enough = " and ".join(f"{m.value} to {self._cost(m, s)}" for m, s in raised.items())
+        return BudgetError(f"{each} cannot be met together; raise {enough}")
 
-    def _text(self, metric: Metric) -> str:
-        return f"{metric.value} budget {self._quantity(metric, self.problem.budgets[metric])}"
+    def _text(self, metric: Metric, found: Solution | None = None) -> str:
+        return f"{metric.value} budget {self._bound(metric, found, upwards=False)}"
 
-    def _least(self, metric: Metric, value: float) -> str:
-        text, budget = self._quantity(metric, value), self.problem.budgets[metric]
-        if text != self._quantity(metric, budget):
-            return text
-        return f"{text} ({100 * (value / budget - 1):.1g} % more)"
+    def _least(self, metric: Metric, found: Solution) -> str:
+        cost = self._cost(metric, found)
+        if found.proven:
+            return f"the minimum reachable is {cost}"
+        return f"{cost} is reachable, not proven to be the minimum within {self.seconds:g} s"
 
-    def _quantity(self, metric: Metric, value: float) -> str:
-        return format_quantity(value, self.problem.tables[metric].unit)
+    def _cost(self, metric: Metric, found: Solution) -> str:
+        return self._bound(metric, found, upwards=True)
 
-    def _solve(self, objective: FloatArray, within: Collection[Metric]) -> Solution | None:
-        """Minimise `objective` within some budgets; None if no policy is.
+    def _bound(self, metric: Metric, found: Solution | None, *, upwards: bool) -> str:
+        """Print a budget rounded down or a cost above it rounded up, with digits that tell them."""
+        budget, unit, digits = self.problem.budgets[metric], self.problem.tables[metric].unit, 4
+        value = budget if found is None else found.costs[metric]
+        if value > budget:
+            digits = min(17, max(digits, 2 - math.floor(math.log10(value / budget - 1))))
+        return format_bound(value if upwards else budget, unit, digits=digits, upwards=upwards)
+
+    def _solve(self, objective: FloatArray, limits: Mapping[Metric, float]) -> Solution | None:
+        """Minimise `objective` while some metrics stay within limits; None if no policy does.
 
         The solver may overstep a budget by its tolerance. Such a policy is cut off, and the rest
         is solved again.
         """
         cuts: list[IndexArray] = []
         while len(cuts) <= _ROUNDS:
-            found = self._milp(objective, within, cuts)
+            found = self._milp(objective, limits, cuts)
             if found is None:
                 return None
             index = found.index[None]
             costs = self.problem.costs(index)
-            if all(costs[m][0] <= self.problem.budgets[m] * (1 + _AGREEMENT) for m in within):
+            if all(costs[m][0] <= limit * (1 + _AGREEMENT) for m, limit in limits.items()):
                 return found
             cuts.append(self.problem.decide(index)[0])
         raise BudgetError(
@@ -171,14 +196,14 @@ class Solver:
         )
 
     def _milp(
-        self, objective: FloatArray, within: Collection[Metric], cuts: list[IndexArray]
+        self, objective: FloatArray, limits: Mapping[Metric, float], cuts: list[IndexArray]
     ) -> Solution | None:
         program = self._program
         scale = _OBJECTIVE_SCALE / (np.abs(objective).max() or 1.0)
         constraints = [LinearConstraint(program.matrix, program.lower, program.upper)]
-        for metric in within:
+        for metric, limit in limits.items():
             row = self._metrics.index(metric)
-            unit = _BUDGET_SCALE / self.problem.budgets[metric]
+            unit = _BUDGET_SCALE / limit
             room = _BUDGET_SCALE - unit * program.constant[row]
             constraints.append(LinearConstraint(unit * program.costs[row], ub=room))
         for decisions in cuts:
@@ -195,7 +220,9 @@ class Solver:
         if result.status == 2:
             return None
         if result.x is None:
-            raise BudgetError(f"no policy was found within {self.seconds:g} s: {result.message}")
+            raise _NothingInTimeError(
+                f"no policy was found within {self.seconds:g} s: {result.message}"
+            )
         bound = float(result.mip_dual_bound or 0.0) / scale
         return self._verified(np.round(result.x), bound, result.status == 0, str(result.message))
 
@@ -227,9 +254,10 @@ def solve(problem: Problem, *, seconds: float = 60.0) -> Solution:
     return Solver(problem, seconds).optimum()
 
 
-def minimum(problem: Problem, metric: Metric, *, within: Collection[Metric] = ()) -> float | None:
-    """Return the least cost of `metric` that a policy within some budgets reaches, if any."""
-    return Solver(problem).minimum(metric, within=within)
+def _unsupported() -> UnsupportedChoiceError:
+    return UnsupportedChoiceError(
+        "no policy is supported: every one needs an unsupported glue operator or conversion"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Accuracy of a policy on real images: what a search maximises."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Protocol
@@ -74,9 +73,9 @@ class PostTrainingOracle:
             raise DataError(f"{len(images)} images, but {len(labels)} labels")
         self._simulation = simulation
         self._images = images
-        self._labels = labels
-        if labels is None:
-            self._labels = simulation.logits(Policy({}), images).argmax(1)
+        self._labels: Labels = (
+            simulation.logits(Policy({}), images).argmax(1) if labels is None else labels
+        )
         self._known: dict[tuple[str, ...], float] = {}
 
     @property
@@ -99,10 +98,10 @@ class PostTrainingOracle:
         if key not in self._known:
             corrections = self._simulation.correct(policy)
             logits = self._simulation.logits(policy, self._images, corrections)
-            self._known[key] = float((logits.argmax(1) == self._labels).mean())
+            self._known[key] = count_right(logits, self._labels) / len(self._images)
         return self._known[key]
 
 
-def count_right(logits: Sequence[Float32Array] | Float32Array, labels: Labels) -> int:
+def count_right(logits: npt.NDArray[np.floating], labels: Labels) -> int:
     """Return how many rows of `logits`, (N, classes), have their largest entry at the label."""
-    return int((np.asarray(logits).argmax(1) == labels).sum())
+    return int((logits.argmax(1) == labels).sum())

@@ -7,7 +7,9 @@ columns; everything else follows from them:
 - a merge is the widest of its sources, stated cumulatively. With U_d[f] = "d writes f or wider",
   U_m[f] >= U_s[f] for each source s, and U_m[f] <= sum_s U_s[f];
 - with W[p] = "written in p" and R_c[f] = "consumer c reads f", z >= W[p] + R_c[f] - 1 for each c,
-  z <= W[p], z <= sum_c R_c[f]. The upper bounds keep conversions that gain something honest.
+  z <= W[p], z <= sum_c R_c[f]. The upper bounds keep conversions that gain something honest;
+- with S_d = "decision d is in a state that brings about what a table charges once", y is 1 exactly
+  if any is: y >= S_d for each d, y <= sum_d S_d.
 
 A state or conversion that a table does not support has its column fixed to 0.
 """
@@ -19,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from costmodels.deciders import Charge, Conversion, Follower, Merge, Terms, split
 from costmodels.table import BoolArray, CostTable, FloatArray
-from search.deciders import Conversion, Follower, Merge, Terms, split
 from search.problem import Positions, Problem
 
 
@@ -85,7 +87,7 @@ class _Rows:
 
 def build(problem: Problem, tables: Sequence[CostTable]) -> Program:
     """State `problem` with the costs of `tables`; budgets are not among the constraints."""
-    terms = split(problem, tables)
+    terms = split(problem.network, problem.choices, problem.decision_of, tables)
     rows = _Rows()
     starts = np.cumsum([0, *(len(state) for state in terms.states)])
     costs = list(np.concatenate(terms.states))
@@ -95,6 +97,8 @@ def build(problem: Problem, tables: Sequence[CostTable]) -> Program:
         _add_merge(rows, merge, starts, len(terms.states[merge.decider]))
     for conversion in terms.conversions:
         _add_conversion(rows, conversion, starts, costs)
+    for charge in terms.charges:
+        _add_charge(rows, charge, starts, costs)
     return _finish(problem, terms, rows, np.array(costs), starts)
 
 
@@ -132,6 +136,18 @@ def _add_conversion(
                 rows.add([(1.0, z), (-1.0, written), (-1.0, read)], lower=-1.0)
             rows.add([(1.0, z), (-1.0, written)], upper=0.0)
             rows.add([(1.0, z), *((-1.0, read) for read in reads)], upper=0.0)
+
+
+def _add_charge(rows: _Rows, charge: Charge, starts: Positions, costs: list[FloatArray]) -> None:
+    y = _Linear((len(costs),))
+    costs.append(np.where(np.arange(len(costs[0])) == charge.table, charge.value, 0.0))
+    causes = [
+        _Linear(tuple(int(c) for c in starts[d] + np.flatnonzero(charge.states[d])))
+        for d in charge.involved
+    ]
+    for cause in causes:
+        rows.add([(1.0, y), (-1.0, cause)], lower=0.0)
+    rows.add([(1.0, y), *((-1.0, cause) for cause in causes)], upper=0.0)
 
 
 def _finish(

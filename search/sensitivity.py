@@ -10,7 +10,7 @@ from quantization.bits import FLOAT32, BitWidths
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
 from quantization.simulation import Simulation
-from search.oracle import Labels
+from search.oracle import Labels, count_right
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def measure_sensitivity(
     network = simulation.network
     reference = _log_softmax(simulation.logits(Policy({}), images))
     right = reference.argmax(1) if labels is None else labels
-    base = (reference.argmax(1) == right).mean()
+    base = count_right(reference, right)
     kl, drop = np.zeros((2, len(network.layers), len(choices)))
     row = {name: i for i, name in enumerate(network.layer_names)}
     column = {bits: k for k, bits in enumerate(choices)}
@@ -57,7 +57,8 @@ def measure_sensitivity(
         found = _log_softmax(logits)
         divergence = (np.exp(reference) * (reference - found)).sum(1).mean()
         kl[row[name], column[bits]] = max(float(divergence), 0.0)
-        drop[row[name], column[bits]] = base - (found.argmax(1) == right).mean()
+        lost = base - count_right(found, right)
+        drop[row[name], column[bits]] = lost / len(images)
     return Sensitivity(kl, drop)
 
 

@@ -78,6 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         float(priced.conversion.value[tensors[name], known.index(a), known.index(b)])
         for name, a, b in chosen.conversions
     )
+    once = 0.0
+    if priced.once is not None and priced.once.due(batch.index)[0]:
+        once = priced.once.value
     notes = [str(note) for note in priced.source.get("notes", ())]
     provenance = sorted({str(entry["provenance"]) for entry in layers})
     if arguments.json:
@@ -92,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "glue": glue,
                 "conversions": conversion,
                 "constant": priced.constant,
+                "once": once,
                 "table_total": summed,
                 "source": dict(priced.source),
                 "notes": notes,
@@ -108,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{share:.1%}",
             " ".join(filter(None, (str(entry["provenance"]), str(entry["kernel"])))),
         )
-    for name, value in (("glue", glue), ("conversions", conversion), ("constant", priced.constant)):
+    rest = {"glue": glue, "conversions": conversion, "constant": priced.constant, "once": once}
+    for name, value in rest.items():
         share = value / summed if summed else 0.0
         rows.add_row(f"({name})", "", format_quantity(value, priced.unit), f"{share:.1%}", "")
     out = console()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.sketch import Sketch
-from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from costmodels.table import Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.units import Metric, Unit
-from quantization.bits import BitWidths, Format, formats_of
+from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.network import Network
 
 _CHANNELS = 4
@@ -65,7 +65,8 @@ def random_table(
 ) -> CostTable:
     """Draw a table of whole numbers, so that sums in any order are equal to the last bit.
 
-    Glue and conversions may be negative; a share `unsupported` of all cells is masked.
+    Glue and conversions may be negative; a share `unsupported` of all cells is masked. Every other
+    table charges something once.
     """
     random = np.random.default_rng(seed)
     known = formats_of(choices)
@@ -78,6 +79,14 @@ def random_table(
     tensors = tuple(tensor.name for tensor in network.tensors)
     conversion = draw(len(tensors), len(known), len(known), low=-500)
     conversion[:, range(len(known)), range(len(known))] = 0.0
+    unary = draw(len(network.layers), len(choices), low=0)
+    marked = random.random(unary.shape) < random.choice([0.05, 0.5])
+    once = Once(float(random.integers(1, 5000)), marked) if seed % 2 and marked.any() else None
+    # whole numbers, negative as far as the network in float allows
+    glue = draw(len(network.glue), len(known), low=-100)
+    glue[:, -1] = np.abs(glue[:, -1])
+    in_float = np.where(np.isfinite(unary), unary, 0.0)[:, list(choices).index(FLOAT32)].sum()
+    constant = max(float(random.integers(-5, 100)), -in_float)
     return CostTable(
         metric=Metric.LATENCY,
         unit=Unit.CYCLES,
@@ -87,11 +96,12 @@ def random_table(
         choices=tuple(choices),
         glue_names=tuple(glue.name for glue in network.glue),
         tensors=tensors,
-        unary=Cells.of(draw(len(network.layers), len(choices), low=0), Provenance.ASSUMED),
-        glue=Cells.of(draw(len(network.glue), len(known), low=-100), Provenance.ASSUMED),
+        unary=Cells.of(unary, Provenance.ASSUMED),
+        glue=Cells.of(glue, Provenance.ASSUMED),
         conversion=Cells.of(conversion, Provenance.ASSUMED),
-        constant=float(random.integers(-5, 100)),
+        constant=constant,
         source={"backend": "drawn"},
+        once=once,
     )
 
 

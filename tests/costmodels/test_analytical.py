@@ -162,6 +162,19 @@ def test_what_the_notes_of_haq_say_is_true_of_the_numbers() -> None:
     assert half.value == pytest.approx(published_multiply + published_add)
 
 
+def test_what_the_notes_of_horowitz_say_of_narrow_operands_is_true_of_the_numbers() -> None:
+    [note] = [note for note in HOROWITZ.notes if "both have fewer than 8 bits" in note]
+    assert "(w2a8 is priced as INT8)" in note
+    choices = parse_choices("w2a8,w8a8,w4a4,w2a2,w7a7")
+    table = Analytical(HOROWITZ).table(one_layer(), choices, Metric.ENERGY)
+    assert table.supported.tolist() == [[True, True, False, False, False]]
+    assert HOROWITZ.energy is not None
+    weights = one_layer().layers[0].weight_count
+    saved = weights * (8 - 2) / 8 * HOROWITZ.energy.e_mem.value
+    narrow, wide = table.unary.value[0, :2]
+    assert wide - narrow == pytest.approx(saved), "the multiply-accumulates cost the same"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_coefficient_of_a_preset_names_its_source_and_unit(name: str) -> None:
     model = create(name, BackendContext())

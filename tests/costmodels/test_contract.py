@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,19 +12,19 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from costmodels.errors import UnsupportedChoiceError
+from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.model import CostModel, TableBackend
 from costmodels.presets import PRESETS
 from costmodels.registry import backend, backends
 from costmodels.replay import TableReplay
 from costmodels.size import ExportedSize
-from costmodels.sketch import example_network
+from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, FloatArray, Provenance
 from costmodels.testing import CostModelContract, Subject
 from costmodels.units import Metric
-from quantization.bits import DEFAULT_CHOICES, BitWidths, parse_choices
+from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, parse_choices
 from quantization.network import Network
-from quantization.policy import PolicyBatch
+from quantization.policy import Policy, PolicyBatch
 
 EVERY_WIDTH = parse_choices("w2a2,w3a3,w4a4,w4a8,w5a8,w8a8,w16a16,w8a32,fp16,w32a32")
 ELSEWHERE = {"ort": Path("tests/hil/test_contract.py")}
@@ -49,12 +49,6 @@ class TestHorowitz(CostModelContract):
 
 class TestExportedSize(CostModelContract):
     """Not registered: the size of a file is always asked of the exporter."""
-
-    exemptions: ClassVar[Mapping[str, str]] = {
-        "test_total_is_the_sum_over_the_cells_of_the_table": (
-            "the file is exact; the table's sum is an upper bound, off by shared fragments"
-        ),
-    }
 
     @classmethod
     def model(cls) -> CostModel:
@@ -204,6 +198,10 @@ class _Broken(TableBackend):
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         if self.defect != "prices everything":
             self.require(metric)
+        if self.defect == "one table for every network":
+            network = example_network()
+        if self.defect == "refuses others in its table only" and network.layer_names == ("only",):
+            raise TableError("another network")
         table = backend("analytical:haq").table(network, choices, metric)
         value = table.unary.value.copy()
         if self.defect == "free layer":
@@ -224,6 +222,10 @@ class _Broken(TableBackend):
         self.calls += 1
         if self.defect == "accepts what is not supported":
             return np.full(len(policies), 1.0)
+        if self.defect == "totals whatever the network":
+            return np.full(len(policies), 1.0)
+        if self.defect == "refuses others in its table only" and network.layer_names == ("only",):
+            return np.full(len(policies), 1.0)
         costs = super().total(network, policies, metric)
         if self.defect == "noisy":
             return costs * (1 + 1e-6 * self.calls)
@@ -243,6 +245,14 @@ class _Broken(TableBackend):
         ("another sum", "test_total_is_the_sum_over_the_cells_of_the_table"),
         ("prices everything", "test_asking_for_another_metric_is_an_error"),
         ("accepts what is not supported", "test_a_policy_with_unsupported_bits_is_an_error"),
+        *(
+            (defect, "test_another_network_is_priced_as_what_it_is_or_is_an_error")
+            for defect in (
+                "one table for every network",
+                "totals whatever the network",
+                "refuses others in its table only",
+            )
+        ),
     ],
 )
 def test_the_contract_catches(defect: str, test: str) -> None:
@@ -272,6 +282,17 @@ def test_an_exemption_from_a_test_that_does_not_exist_is_an_error() -> None:
 def test_an_exemption_without_a_reason_is_an_error() -> None:
     with pytest.raises(TypeError, match="reason"):
         type("Lazy", (CostModelContract,), {"exemptions": {"test_total_is_deterministic": ""}})
+
+
+def test_a_replay_refuses_another_network_in_its_table_and_in_its_total() -> None:
+    table = _measured_like(example_network(), DEFAULT_CHOICES)
+    sketch = Sketch()
+    other = sketch.network(sketch.conv(sketch.input((1, 3, 5, 5)), 7, name="only"))
+    batch = PolicyBatch.of(other, [Policy.uniform(other, FLOAT32)])
+    with pytest.raises(TableError, match="another network"):
+        TableReplay(table).table(other, DEFAULT_CHOICES, Metric.LATENCY)
+    with pytest.raises(TableError, match="another network"):
+        TableReplay(table).total(other, batch, Metric.LATENCY)
 
 
 def test_a_replay_prices_a_batch_of_fewer_choices_than_it_holds() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.pricing import PricedNetwork, total
 from costmodels.sketch import Sketch, example_network
-from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from costmodels.table import Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.testing import reference_total
 from quantization.bits import BitWidths, parse_choices
 from quantization.formats import formats
@@ -89,6 +89,7 @@ def test_each_layer_glue_operator_and_conversion_is_counted_exactly_once(
             np.broadcast_to(1e6 * off_diagonal, table.conversion.value.shape), Provenance.ASSUMED
         ),
         constant=0.0,
+        once=None,
     )
     batch = random_batch(network, choices, seed, count=10)
     expected = [
@@ -114,6 +115,23 @@ def test_one_cell_changes_exactly_the_policies_that_use_it(
     dearer = replace(table, unary=Cells.of(value, Provenance.ASSUMED))
     change = total(dearer, network, batch) - total(table, network, batch)
     np.testing.assert_array_equal(change, 7.0 * (batch.index[:, layer] == choice))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, steps=st.integers(0, 20), choices=CHOICE_SETS, share=st.floats(0.0, 1.0))
+def test_what_is_paid_once_is_paid_once_by_exactly_the_policies_that_use_one_of_its_cells(
+    seed: int, steps: int, choices: tuple[BitWidths, ...], share: float
+) -> None:
+    network = random_network(seed, steps)
+    table = replace(random_table(network, choices, seed), once=None)
+    cells = np.random.default_rng(seed).random(table.unary.value.shape) < share
+    cells[seed % len(cells), seed % len(choices)] = True
+    charged = replace(table, once=Once(7.0, cells))
+    batch = random_batch(network, choices, seed)
+    uses = [any(cells[layer, k] for layer, k in enumerate(row)) for row in batch.index]
+    change = total(charged, network, batch) - total(table, network, batch)
+    np.testing.assert_array_equal(change, 7.0 * np.array(uses))
+    np.testing.assert_array_equal(Once(7.0, cells).due(batch.index), uses)
 
 
 def test_a_table_with_more_choices_prices_a_batch_with_fewer_in_any_order() -> None:

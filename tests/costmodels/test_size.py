@@ -1,4 +1,4 @@
-"""Bytes of the exported file: from the table an upper bound, from `total` exact."""
+"""Bytes of the exported file, from the sum over the table and from `total`."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.pricing import total
 from costmodels.size import ExportedSize
+from costmodels.sketch import Sketch
 from costmodels.units import Metric, Unit
 from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, parse_choices
 from quantization.deployment import ExportOptions
@@ -16,8 +17,10 @@ from tests.networks import Subject
 
 CHOICES = (*DEFAULT_CHOICES, BitWidths(5, 8), BitWidths(7, 8))
 POLICIES = 40
-UNPACKING = 1200
-"""Bytes by which the table's sum may exceed a file without the function that unpacks weights."""
+LONGER_PREFIX = 1 << 21
+"""Bytes from which on the length of a graph is written in four bytes, not three."""
+HEADER = 2048
+"""More bytes than a file holds besides its graph."""
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +55,54 @@ def test_neither_ranges_nor_corrections_nor_the_method_for_weights_change_the_si
     np.testing.assert_array_equal(size.total(digits.network, batch, Metric.SIZE)[:8], built)
 
 
-def test_the_sum_of_the_table_is_never_below_the_file_and_little_above(
+def test_the_sum_of_the_table_is_the_file_to_the_byte(size: ExportedSize, digits: Subject) -> None:
+    batch = _policies(digits)
+    packed = np.array([c.weights < 8 for c in CHOICES])[batch.index].any(axis=1)
+    assert packed.any()
+    assert not packed.all(), "some files hold no function that unpacks weights"
+    summed = total(size.table(digits.network, CHOICES, Metric.SIZE), digits.network, batch)
+    np.testing.assert_array_equal(summed, size.total(digits.network, batch, Metric.SIZE))
+
+
+def test_one_layer_below_8_bits_pays_for_the_function_that_unpacks_and_the_next_does_not(
     size: ExportedSize, digits: Subject
 ) -> None:
-    batch = _policies(digits)
-    table = size.table(digits.network, CHOICES, Metric.SIZE)
-    above = total(table, digits.network, batch) - size.total(digits.network, batch, Metric.SIZE)
-    assert (above >= 0).all()
-    assert (above <= UNPACKING).all()
-    packed = np.array([c.weights < 8 for c in CHOICES])[batch.index].any(axis=1)
-    assert (above[packed] < 5).all(), "only the length prefix is estimated"
-    assert packed.sum() == POLICIES - 2
+    network, narrow = digits.network, BitWidths(4, 8)
+    table = size.table(network, CHOICES, Metric.SIZE)
+    assert table.once is not None
+    first, second = network.layer_names[:2]
+    column = CHOICES.index(narrow), CHOICES.index(BitWidths(8, 8))
+    integer = Policy.uniform(network, BitWidths(8, 8))
+    policies = [
+        integer,
+        Policy({**integer.layers, first: narrow}),
+        Policy({**integer.layers, first: narrow, second: narrow}),
+    ]
+    one, two = np.diff(size.total(network, PolicyBatch.of(network, policies), Metric.SIZE))
+    shrunk = table.unary.value[:, column[0]] - table.unary.value[:, column[1]]
+    assert (one, two) == (shrunk[0] + table.once.value, shrunk[1])
+
+
+def test_choices_without_weights_below_8_bits_never_pay_for_unpacking(
+    size: ExportedSize, digits: Subject
+) -> None:
+    table = size.table(digits.network, parse_choices("w8a8,w32a32"), Metric.SIZE)
+    assert table.once is None
+
+
+def test_where_graphs_differ_in_their_length_prefix_the_sum_is_at_most_a_byte_above_the_file(
+    size: ExportedSize,
+) -> None:
+    sketch = Sketch()
+    x = sketch.gemm(sketch.input((1, 512)), 512, 600)
+    network = sketch.network(sketch.gemm(sketch.node("Relu", x), 600, 600))
+    index = np.array(list(np.ndindex(len(CHOICES), len(CHOICES))), np.uint8)
+    batch = PolicyBatch(network.layer_names, CHOICES, index)
+    exact = size.total(network, batch, Metric.SIZE)
+    assert exact.min() < LONGER_PREFIX < exact.max()
+    above = total(size.table(network, CHOICES, Metric.SIZE), network, batch) - exact
+    assert set(above) == {0.0, 1.0}
+    assert (above[exact > LONGER_PREFIX + HEADER] == 0).all()
 
 
 def test_fewer_bits_take_fewer_bytes(size: ExportedSize, digits: Subject) -> None:

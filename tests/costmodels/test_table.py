@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.errors import TableError
+from costmodels.frames import from_csv, from_frame, to_csv, to_frame
 from costmodels.sketch import Sketch, example_network
-from costmodels.table import Cells, CostTable, Provenance
+from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric, Unit
-from quantization.bits import parse_choices
+from quantization.bits import FLOAT32, parse_choices
 from quantization.network import Network
 from tests.costmodels.random_networks import random_network, random_table
 
@@ -51,6 +52,10 @@ def assert_same(one: CostTable, two: CostTable) -> None:
     assert one.tensors == two.tensors
     assert one.constant == two.constant
     assert dict(one.source) == dict(two.source)
+    assert (one.once is None) == (two.once is None)
+    if one.once is not None and two.once is not None:
+        assert one.once.value == two.once.value
+        np.testing.assert_array_equal(one.once.cells, two.once.cells)
     for name in ("unary", "glue", "conversion"):
         left, right = getattr(one, name), getattr(two, name)
         np.testing.assert_array_equal(left.value, right.value)
@@ -61,10 +66,10 @@ def assert_same(one: CostTable, two: CostTable) -> None:
 
 ROUND_TRIPS: dict[str, Callable[[CostTable], CostTable]] = {
     "json": lambda table: CostTable.from_json(table.to_json()),
-    "frame": lambda table: CostTable.from_frame(table.to_frame()),
-    "csv": lambda table: CostTable.from_csv(table.to_csv()),
-    "shuffled frame": lambda table: CostTable.from_frame(
-        table.to_frame().sort_values("value", kind="stable").pipe(_grouped_by_first_seen(table))
+    "frame": lambda table: from_frame(to_frame(table)),
+    "csv": lambda table: from_csv(to_csv(table)),
+    "shuffled frame": lambda table: from_frame(
+        to_frame(table).sort_values("value", kind="stable").pipe(_grouped_by_first_seen(table))
     ),
 }
 
@@ -73,8 +78,8 @@ def _grouped_by_first_seen(table: CostTable) -> Callable[[pd.DataFrame], pd.Data
     """Rows in any order, but each name and choice first seen in its place."""
 
     def arranged(frame: pd.DataFrame) -> pd.DataFrame:
-        first = table.to_frame().drop_duplicates(["block", "name"])
-        given = table.to_frame().query("block == 'unary'").drop_duplicates(["given"])
+        first = to_frame(table).drop_duplicates(["block", "name"])
+        given = to_frame(table).query("block == 'unary'").drop_duplicates(["given"])
         rest = frame.drop(index=first.index.union(given.index))
         parts = pd.concat([given, first.drop(index=first.index.intersection(given.index)), rest])
         parts.attrs = frame.attrs
@@ -96,7 +101,7 @@ def test_a_table_survives(way: str, network: Network) -> None:
 def test_tables_of_random_networks_survive_json_and_csv(seed: int, steps: int) -> None:
     table = awkward_table(random_network(seed, steps), seed)
     assert_same(CostTable.from_json(table.to_json()), table)
-    assert_same(CostTable.from_csv(table.to_csv()), table)
+    assert_same(from_csv(to_csv(table)), table)
 
 
 def test_measurements_survive_json_and_the_json_is_strict() -> None:
@@ -113,13 +118,14 @@ def test_a_layer_whose_name_looks_like_a_number_or_like_nothing_survives_csv() -
     for name in ("1e5", "NA", "None", "007", 'comma, "quote"'):
         x = sketch.conv(x, 4, name=name)
     table = awkward_table(sketch.network(x))
-    assert CostTable.from_csv(table.to_csv()).layers == table.layers
+    assert from_csv(to_csv(table)).layers == table.layers
 
 
 def test_the_frame_has_one_row_per_cell_and_knows_its_units() -> None:
     table = awkward_table(example_network())
-    frame = table.to_frame()
+    frame = to_frame(table)
     cells = [table.unary.value.size, table.glue.value.size, table.conversion.value.size]
+    assert table.once is None
     assert len(frame) == 1 + sum(cells)
     assert frame.attrs["unit"] == Unit.CYCLES.value
     assert frame[frame["block"] == "unary"]["given"].unique().tolist() == [str(c) for c in CHOICES]
@@ -168,6 +174,7 @@ FAULTS: dict[str, Callable[[CostTable], dict[str, Any]]] = {
     "to itself": lambda t: {
         "conversion": Cells.of(np.ones_like(t.conversion.value), Provenance.ASSUMED)
     },
+    "once has shape": lambda t: {"once": Once(1.0, np.ones((len(t.layers), 1), bool))},
     "constant is not finite": lambda _: {"constant": float("nan")},
 }
 
@@ -177,6 +184,39 @@ def test_an_inconsistent_table_cannot_be_built(message: str) -> None:
     table = awkward_table(example_network())
     with pytest.raises(TableError, match=message):
         replace(table, **FAULTS[message](table))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_what_is_paid_once_is_finite_and_not_negative(value: float) -> None:
+    with pytest.raises(TableError, match="once is negative or not finite"):
+        Once(value, np.ones((2, 2), bool))
+
+
+def test_what_is_paid_once_needs_a_cell() -> None:
+    with pytest.raises(TableError, match="no cell"):
+        Once(1.0, np.zeros((2, 2), bool))
+
+
+def test_restricting_keeps_what_is_paid_once_where_a_cell_of_it_is_left() -> None:
+    table = awkward_table(example_network())
+    cells = np.zeros(table.unary.value.shape, bool)
+    cells[2, 1] = cells[0, 0] = True
+    table = replace(table, once=Once(3.0, cells))
+    kept = table.restrict(parse_choices("w32a32,w8a8")).once
+    assert kept is not None
+    assert kept.value == 3.0
+    assert np.argwhere(kept.cells).tolist() == [[2, 1]]
+    assert table.restrict(parse_choices("w32a32,fp16")).once is None
+
+
+def test_rows_that_disagree_on_what_is_paid_once_are_refused() -> None:
+    table = awkward_table(example_network())
+    table = replace(table, once=Once(3.0, np.ones(table.unary.value.shape, bool)))
+    frame = to_frame(table)
+    row = frame.index[frame["block"] == "once"][1]
+    frame.loc[row, "value"] = 4.0
+    with pytest.raises(TableError, match="one cost, the same in each of its rows"):
+        from_frame(frame)
 
 
 ONE = np.ones((2, 2))
@@ -217,6 +257,12 @@ def _edited(**changes: Any) -> str:
     return json.dumps({**content, **changes})
 
 
+def _with_unary(value: object) -> str:
+    content = json.loads(awkward_table(example_network()).to_json())
+    content["unary"]["value"][0][-1] = value
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -233,14 +279,58 @@ def _edited(**changes: Any) -> str:
         (_edited(layers=["a"]), "damaged"),
         (_edited(unary={"value": [[1]]}), "damaged"),
         (_edited(constant="much"), "damaged"),
-        (_edited(constant=None), "damaged"),
+        (_edited(constant=None), "the constant: None is no number"),
+        (_edited(constant=True), "the constant: True is no number"),
+        (_edited(constant=10**400), "the constant: a number is too large"),
+        (_edited(constant=float("inf")), "the constant is not finite"),
+        (_edited(constant=-1e9), r"with the constant -1e\+09 cycles .* less than nothing"),
+        (_edited(statistic=3), "the statistic 3 is no text"),
+        (_edited(statistic=""), "the statistic '' is no text"),
+        (_edited(network=5), "the network 5 is no text"),
+        (_edited(source={"notes": 5}), "source.notes is 5, not a list of texts"),
+        (_edited(source={"notes": "one text"}), "source.notes is 'one text', not a list"),
+        (_edited(source={"notes": [5]}), r"source.notes is \[5\], not a list of texts"),
+        (_edited(source=["notes"]), r"the source \['notes'\] does not map"),
+        (_with_unary(10**400), "unary.value: a number is too large"),
+        (_with_unary("7"), "unary.value: '7' is no number"),
+        (_with_unary([1, 2]), "unary.value"),
+        (_with_unary(-3.0), "layer is negative"),
+        ('{"unary": ' + "9" * 5000 + "}", "this is not"),
+        ("[" * 100_000, "this is not"),
         (_edited(source=None), "damaged"),
+        (_edited(once={"value": 1.0}), "it has no 'cells'"),
+        (_edited(once={"value": -1.0, "cells": [["stem", "w8a8"]]}), "once is negative"),
+        (_edited(once={"value": 1.0, "cells": [["nowhere", "w8a8"]]}), "damaged"),
+        (_edited(once={"value": 1.0, "cells": []}), "no cell"),
+        (_edited(once=7), "damaged"),
     ],
 )
 def test_a_damaged_json_is_one_line_that_says_so(text: str, message: str) -> None:
     with pytest.raises(TableError, match=message) as caught:
         CostTable.from_json(text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    if "damaged" in str(caught.value):
+        assert str(caught.value).endswith("; restore the file or make the table anew")
+
+
+def test_a_fitted_constant_may_be_negative_as_long_as_the_network_in_float_is_not() -> None:
+    table = replace(awkward_table(example_network()), constant=0.0)
+    column = table.choices.index(FLOAT32)
+    table = replace(table, unary=Cells.of(np.ones_like(table.unary.value), Provenance.MEASURED))
+    glue = table.glue.value[:, -1]
+    layers = table.unary.value[:, column].sum()
+    in_float = layers + glue[np.isfinite(glue)].sum()
+    assert replace(table, constant=-in_float).constant == -in_float
+    with pytest.raises(TableError, match="costs less than nothing"):
+        replace(table, constant=-in_float - 1.0)
+
+
+def test_a_table_without_float_is_refused_if_not_even_the_dearest_choices_cost_anything() -> None:
+    table = awkward_table(example_network()).restrict(parse_choices("w8a8,w4a4"))
+    with pytest.raises(TableError, match="costs less than nothing"):
+        replace(table, constant=-1e9)
+    assert replace(table, constant=-1e-9).constant == -1e-9
 
 
 def test_a_key_that_is_missing_is_named() -> None:
@@ -293,6 +383,7 @@ def _changed(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFram
         (lambda frame: frame.drop(columns="kernel"), "columns missing: kernel"),
         (lambda frame: frame.drop(index=0), "exactly one row holds the constant"),
         (_changed("value", "much"), "damaged"),
+        (_changed("value", 10**400), "damaged"),
         (_changed("provenance", "guessed"), "unknown provenance"),
         (_changed("given", "w9a9"), "damaged"),
         (_changed("value", float("nan")), "NaN"),
@@ -301,15 +392,15 @@ def _changed(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFram
 def test_a_damaged_frame_is_refused(
     change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
-    frame = awkward_table(example_network()).to_frame()
+    frame = to_frame(awkward_table(example_network()))
     with pytest.raises(TableError, match=message):
-        CostTable.from_frame(change(frame), frame.attrs)
+        from_frame(change(frame), frame.attrs)
 
 
 def test_a_frame_without_its_attributes_is_refused() -> None:
-    frame = awkward_table(example_network()).to_frame()
+    frame = to_frame(awkward_table(example_network()))
     with pytest.raises(TableError, match="attributes missing: metric, unit"):
-        CostTable.from_frame(frame, {})
+        from_frame(frame, {})
 
 
 @pytest.mark.parametrize(
@@ -324,13 +415,13 @@ def test_a_frame_without_its_attributes_is_refused() -> None:
 )
 def test_a_csv_without_its_first_line_or_content_is_refused(text: str, message: str) -> None:
     with pytest.raises(TableError, match=message):
-        CostTable.from_csv(text)
+        from_csv(text)
 
 
 def test_a_csv_is_readable_by_anyone_who_skips_the_comment() -> None:
     table = awkward_table(example_network())
-    frame = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
-    assert len(frame) == len(table.to_frame())
+    frame = pd.read_csv(io.StringIO(to_csv(table)), comment="#")
+    assert len(frame) == len(to_frame(table))
 
 
 def test_the_absent_cells_are_the_action_mask() -> None:

@@ -11,6 +11,7 @@ from costmodels.units import (
     UNITS,
     Metric,
     Unit,
+    format_bound,
     format_quantity,
     parse_duration,
     parse_quantity,
@@ -111,6 +112,41 @@ def test_what_was_printed_reads_back_to_three_digits(value: float, metric: Metri
 def test_printed_bytes_read_back_to_three_digits(size: int) -> None:
     printed = format_quantity(size, Unit.BYTES)
     assert math.isclose(parse_quantity(printed, Metric.SIZE), size, rel_tol=0.0051)
+
+
+@given(
+    st.floats(1e-12, 1e12),
+    st.sampled_from(list(Metric)),
+    st.integers(1, 17),
+)
+@example(999_999.5, Metric.SIZE, 4)
+@example(0.00099996, Metric.LATENCY, 4)
+@example(239_093.0, Metric.SIZE, 17)
+def test_a_bound_reads_back_on_its_side_and_within_its_digits(
+    value: float, metric: Metric, digits: int
+) -> None:
+    low, high = (
+        parse_quantity(format_bound(value, SI_UNIT[metric], digits=digits, upwards=up), metric)
+        for up in (False, True)
+    )
+    rounding = 1e-15
+    assert low <= value * (1 + rounding)
+    assert high >= value * (1 - rounding)
+    assert high - low <= value * (10.0 ** (1 - digits) + 2 * rounding)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (239_093, Unit.BYTES, "239.1 kB"),
+        (1000, Unit.BYTES, "1 kB"),
+        (999_990, Unit.BYTES, "1 MB"),
+        (0.0015300001, Unit.SECONDS, "1.531 ms"),
+        (1_234_567, Unit.CYCLES, "1,235,000 cycles"),
+    ],
+)
+def test_a_bound_is_printed_rounded_upwards(value: float, unit: Unit, text: str) -> None:
+    assert format_bound(value, unit, digits=4, upwards=True) == text
 
 
 def test_every_metric_has_its_si_unit_among_its_units() -> None:

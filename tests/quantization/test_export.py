@@ -490,7 +490,6 @@ def test_the_bytes_of_parts_add_up(small: Subject) -> None:
     layer = exporter.layer_bytes(name, BitWidths(4, 8)) - exporter.layer_bytes(name, FLOAT32)
     assert layer < 0
     assert grown - layer < 2500  # conversions and the unpacking function
-    assert exporter.largest_overhead_bytes < 2500
 
 
 def test_an_option_that_is_not_known_is_refused_with_close_matches() -> None:

@@ -175,6 +175,10 @@ def test_cost_prices_every_layer_of_a_policy(call: Call, files: Files) -> None:
 
 def test_the_size_that_cost_prints_is_that_of_the_exported_file(call: Call, files: Files) -> None:
     priced = call("cost MODEL.onnx --metric size --policy POLICY.json --json").json
+    parts = sum(layer["cost"] for layer in priced["layers"]) + priced["once"]
+    parts += priced["glue"] + priced["conversions"] + priced["constant"]
+    assert priced["once"] > 0, "a layer of the policy has 4-bit weights"
+    assert priced["total"] == parts
     answer = call("export MODEL.onnx POLICY.json --data DATA.npz --out Q.onnx --json")
     assert (answer.status, answer.err) == (0, "")
     assert priced["total"] == (files.folder / "Q.onnx").stat().st_size

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from costmodels.table import Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.units import SI_UNIT, Metric
 from quantization.bits import BitWidths, formats_of, parse_choices
 from quantization.network import Network
@@ -123,6 +123,7 @@ def random_table(
     negative: bool = False,
     masked: float = 0.0,
     unsupported: float = 0.0,
+    once: float = 0.0,
 ) -> CostTable:
     """Draw a table in which fewer bits tend to cost less.
 
@@ -134,6 +135,8 @@ def random_table(
         negative: whether half of the conversions gain something.
         masked: share of (layer, choice) cells without support; the last choice always has it.
         unsupported: share of conversion and integer glue cells without support.
+        once: what half of the cells of all choices but the last bring about, paid once; in the
+            unit of `constant`, 0.1.
     """
     rng = np.random.default_rng([seed, list(Metric).index(metric)])
     known = formats_of(choices)
@@ -146,6 +149,8 @@ def random_table(
     crossing = rng.uniform(-0.3 if negative else 0.0, 0.3, (tensors, len(known), len(known)))
     crossing[rng.random(crossing.shape) < unsupported] = np.inf
     crossing[:, range(len(known)), range(len(known))] = 0.0
+    marked = rng.random(unary.shape) < 0.5
+    marked[:, -1] = False
     scale = {Metric.LATENCY: 1e-3, Metric.ENERGY: 1e-4, Metric.SIZE: 1e5}[metric]
     return CostTable(
         metric=metric,
@@ -160,6 +165,7 @@ def random_table(
         glue=Cells.of(running * scale, Provenance.ASSUMED),
         conversion=Cells.of(crossing * scale, Provenance.ASSUMED),
         constant=0.1 * scale,
+        once=Once(once * scale, marked) if once else None,
     )
 
 
@@ -181,6 +187,7 @@ def problem(
     negative: bool = False,
     masked: float = 0.0,
     unsupported: float = 0.0,
+    once: float = 0.0,
 ) -> Problem:
     """Draw a problem whose budgets are fractions of what the last choice costs everywhere."""
     tables = {
@@ -192,6 +199,7 @@ def problem(
             negative=negative,
             masked=masked,
             unsupported=unsupported,
+            once=once,
         )
         for metric in fractions
     }

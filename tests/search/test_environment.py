@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from costmodels.table import Once
 from costmodels.units import Metric
 from search.environment import Environment
 from search.features import feature_names, static_features
@@ -43,6 +46,34 @@ def test_the_cost_so_far_ends_at_the_price_with_half_precision(network):
 def test_the_cost_so_far_ends_at_the_price_with_ties():
     tied = residual().tied([("a", "d"), ("b", "c")])
     assert_costs_add_up(problem(tied, 1, TWO, negative=True))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cost_so_far_ends_at_the_price_with_a_cost_that_is_paid_once(network, seed):
+    assert_costs_add_up(problem(network(), seed, TWO, negative=True, masked=0.1, once=3.0))
+
+
+def test_the_cost_so_far_ends_at_the_price_with_ties_and_a_cost_that_is_paid_once():
+    tied = residual().tied([("a", "d"), ("b", "c")])
+    assert_costs_add_up(problem(tied, 1, TWO, once=3.0))
+
+
+def test_what_is_paid_once_is_charged_at_the_first_decision_that_brings_it_about():
+    plain = problem(chain(), 0, {Metric.LATENCY: 0.7})
+    table = plain.tables[Metric.LATENCY]
+    cells = np.zeros(table.unary.value.shape, bool)
+    cells[1:3, 0] = True
+    charged = replace(table, once=Once(1.0, cells))
+    given = Problem(chain(), CHOICES, {Metric.LATENCY: charged}, plain.budgets, plain.loss)
+    row = np.array([[0, 0, 0, 2], [0, 2, 0, 2], [0, 2, 2, 0]], np.uint8)
+    both = [Environment(p).begin(3) for p in (plain, given)]
+    paid = []
+    for choice in row.T:
+        for rollouts in both:
+            rollouts.step(choice.astype(np.intp))
+        paid.append(np.round(both[1].spent[:, 0] - both[0].spent[:, 0], 9).tolist())
+    assert paid == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0]]
 
 
 def test_wide_fans_are_priced_without_a_table(monkeypatch):

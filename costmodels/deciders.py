@@ -4,7 +4,8 @@ A *decider* has a state that settles formats. Decisions (a layer, or layers tied
 deciders whose state is a choice; they also settle the glue that follows their format. Glue that
 joins several deciders is a decider of its own, a *merge*, whose state is the widest format among
 its sources. Every cost of a table then belongs to the states of one decider, or is a conversion
-between the formats of two or more: what the MILP states, and what the environment adds up.
+between the formats of two or more, or is charged once for some states: what the pricing looks up,
+the MILP states, and the environment of the search adds up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.table import CostTable, FloatArray
-from quantization.bits import Format, formats_of
+from costmodels.table import BoolArray, CostTable, FloatArray
+from quantization.bits import BitWidths, Format, formats_of
 from quantization.formats import CodeArray, float_glue_codes, wiring
-from search.problem import Problem
+from quantization.network import Network
 
 JointStates = Mapping[int, npt.NDArray[np.integer]] | npt.NDArray[np.integer]
 """The states (P,) of deciders, by position: a mapping, or an array (deciders, P)."""
@@ -55,6 +56,13 @@ class Merge:
         """The deciders that it joins."""
         return frozenset(source.decider for source in self.sources) - {-1}
 
+    def state(self, states: JointStates) -> CodeArray:
+        """Return its state (P,) for states (P,) of each decider that it joins."""
+        widest = state_of(self.sources[0], self.sources[0].writes, states)
+        for source in self.sources[1:]:
+            widest = np.maximum(widest, state_of(source, source.writes, states))
+        return widest
+
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
@@ -89,7 +97,34 @@ class Conversion:
 
 def state_of(follower: Follower, lut: CodeArray, states: JointStates) -> CodeArray:
     """Return format codes (P,) of a follower, or (1,) if its format never changes."""
-    return lut[:1] if follower.decider < 0 else lut[states[follower.decider]]
+    return lut[:1] if follower.decider < 0 else lut.take(states[follower.decider])
+
+
+@dataclass(frozen=True, eq=False)
+class Charge:
+    """What one table charges once, if any decision is in one of some states.
+
+    Args:
+        table: position of the table.
+        value: what is paid.
+        states: (G, K) the states of each decision that bring it about.
+    """
+
+    table: int
+    value: float
+    states: BoolArray
+
+    @cached_property
+    def involved(self) -> tuple[int, ...]:
+        """The decisions that may bring it about."""
+        return tuple(int(decision) for decision in np.flatnonzero(self.states.any(1)))
+
+    def due(self, states: JointStates) -> BoolArray:
+        """Return whether it is paid, (P,), for states (P,) of each involved decision."""
+        due: BoolArray = self.states[self.involved[0]].take(states[self.involved[0]])
+        for decision in self.involved[1:]:
+            due = due | self.states[decision].take(states[decision])
+        return due
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +137,7 @@ class Terms:
         constant: (M,) what every policy pays.
         states: for each decider (states, M): what a state costs by itself.
         conversions: the conversions that two deciders or more settle.
+        charges: what tables charge once.
     """
 
     decisions: int
@@ -109,17 +145,30 @@ class Terms:
     constant: FloatArray
     states: tuple[FloatArray, ...]
     conversions: tuple[Conversion, ...]
+    charges: tuple[Charge, ...]
 
 
-def split(problem: Problem, tables: Sequence[CostTable]) -> Terms:
-    """Split the costs of `tables`, each one of `problem`, over the deciders of its network."""
-    known = formats_of(problem.choices)
-    followers, merges = _follow(problem, known)
-    wires = wiring(problem.network)
+def split(
+    network: Network,
+    choices: Sequence[BitWidths],
+    decision_of: npt.NDArray[np.intp],
+    tables: Sequence[CostTable],
+) -> Terms:
+    """Split the costs of `tables` over the deciders of `network`.
+
+    Args:
+        network: L layers.
+        choices: K bit-widths; each table is over exactly these.
+        decision_of: (L,) the decision, from 0, that each layer belongs to.
+        tables: M tables of `network`.
+    """
+    known, decisions = formats_of(choices), int(decision_of.max(initial=-1)) + 1
+    followers, merges = _follow(network, choices, decision_of)
+    wires = wiring(network)
     m = len(tables)
     constant = np.array([table.constant for table in tables], np.float64)
-    unary = _stack([table.unary.value for table in tables], (*problem.loss.shape, m))
-    states = [unary[group].sum(0) for group in problem.groups]
+    unary = _stack([table.unary.value for table in tables], (len(decision_of), len(choices), m))
+    states = [unary[decision_of == decision].sum(0) for decision in range(decisions)]
     states += [np.zeros((len(known), m)) for _ in merges]
     for position, row in enumerate(wires.glue_rows):
         follower = followers[row]
@@ -146,22 +195,32 @@ def split(problem: Problem, tables: Sequence[CostTable]) -> Terms:
             states[only] = states[only] + own
         else:
             constant = constant + conversion.costs({})[0]
-    return Terms(len(problem.groups), merges, constant, tuple(states), tuple(conversions))
+    charges = tuple(
+        Charge(
+            column,
+            table.once.value,
+            np.array([table.once.cells[decision_of == d].any(0) for d in range(decisions)]),
+        )
+        for column, table in enumerate(tables)
+        if table.once is not None
+    )
+    return Terms(decisions, merges, constant, tuple(states), tuple(conversions), charges)
 
 
 def _follow(
-    problem: Problem, known: Sequence[Format]
+    network: Network, choices: Sequence[BitWidths], decision_of: npt.NDArray[np.intp]
 ) -> tuple[tuple[Follower, ...], tuple[Merge, ...]]:
     """Find what each row of the wiring follows, and the glue that joins several deciders."""
-    wires = wiring(problem.network)
+    wires, known = wiring(network), formats_of(choices)
+    decisions = int(decision_of.max(initial=-1)) + 1
     code = {f: i for i, f in enumerate(known)}
     identity = np.arange(len(known), dtype=np.uint8)
     in_float = float_glue_codes(known)
-    reads = np.array([code[c.reads] for c in problem.choices], np.uint8)
-    writes = np.array([code[c.writes] for c in problem.choices], np.uint8)
+    reads = np.array([code[c.reads] for c in choices], np.uint8)
+    writes = np.array([code[c.writes] for c in choices], np.uint8)
     rows = [_fixed(code[Format.FLOAT32])] * wires.rows
     merges: list[Merge] = []
-    decision = dict(zip(wires.layer_rows, problem.decision_of, strict=True))
+    decision = dict(zip(wires.layer_rows, decision_of, strict=True))
     glue = dict(zip(wires.glue_rows, range(len(wires.glue_rows)), strict=True))
     for row in range(1, wires.rows):
         if row in decision:
@@ -178,7 +237,7 @@ def _follow(
             widest = np.maximum.reduce(np.broadcast_arrays(*[s.writes for s in sources]))
             rows[row] = Follower(deciders.pop(), own[widest], own[widest])
         else:
-            merges.append(Merge(len(problem.groups) + len(merges), _distinct(sources)))
+            merges.append(Merge(decisions + len(merges), _distinct(sources)))
             rows[row] = Follower(merges[-1].decider, own, own)
     return tuple(rows), tuple(merges)
 
