@@ -45,11 +45,6 @@ class Analytical(TableBackend):
         self.name = f"analytical:{preset.name}"
         self.metrics = preset.metrics
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What whoever uses the numbers should know, one sentence each."""
-        return self.preset.notes
-
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Return the table of `network`; a width without a coefficient is not supported.
 
@@ -103,7 +98,7 @@ def _table(
             "conversion": _NO_TERM,
             "coefficients": {name: entry.to_dict() for name, entry in coefficients.items()},
             "assumed": [str(c) for c, guess in zip(choices, assumed, strict=True) if guess],
-            "notes": list(model.notes),
+            "notes": list(model.preset.notes(metric)),
         },
     )
 

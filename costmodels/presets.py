@@ -19,11 +19,13 @@ class LatencyCoefficients:
         alpha: seconds per byte of weights.
         beta: seconds per multiply-accumulate at 8 bits.
         f: time of a multiply-accumulate relative to 8 bits, by width.
+        notes: what whoever uses the latencies should know.
     """
 
     alpha: Quantity
     beta: Quantity
     f: WidthCurve
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _expect("alpha", self.alpha.unit, CoefficientUnit.SECONDS_PER_BYTE)
@@ -38,10 +40,12 @@ class EnergyCoefficients:
     Args:
         e_mem: joules per byte of weights.
         e_mac: joules per multiply-accumulate, by width.
+        notes: what whoever uses the energies should know.
     """
 
     e_mem: Quantity
     e_mac: WidthCurve
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _expect("e_mem", self.e_mem.unit, CoefficientUnit.JOULES_PER_BYTE)
@@ -57,20 +61,23 @@ class Preset:
         title: what it describes, in one line.
         energy: coefficients of the energy, or None if it gives none.
         latency: coefficients of the latency, or None if it gives none.
-        notes: what whoever uses the numbers should know; the command line prints them.
     """
 
     name: str
     title: str
     energy: EnergyCoefficients | None
     latency: LatencyCoefficients | None
-    notes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> frozenset[Metric]:
         """What it can price; the size of weights needs no coefficient."""
         given = {Metric.ENERGY: self.energy, Metric.LATENCY: self.latency}
         return frozenset({Metric.SIZE} | {metric for metric, c in given.items() if c is not None})
+
+    def notes(self, metric: Metric) -> tuple[str, ...]:
+        """Return what whoever uses its numbers for `metric` should know, one sentence each."""
+        coefficients = {Metric.ENERGY: self.energy, Metric.LATENCY: self.latency}.get(metric)
+        return () if coefficients is None else coefficients.notes
 
 
 def _expect(name: str, unit: CoefficientUnit, expected: CoefficientUnit) -> None:
@@ -112,6 +119,13 @@ HAQ = Preset(
             },
             single=_per_mac(4.6, _ARTICLE_MAC),
         ),
+        notes=(
+            "DRAM at 640 pJ per byte is four times the published figure: 640 pJ is per 32-bit "
+            "word, 160 pJ per byte (preset horowitz)",
+            "INT16 at 1.1 pJ per MAC equals the published energy of an FP16 multiply without its "
+            "add",
+            "e_mac at every width between entries is assumed",
+        ),
     ),
     latency=LatencyCoefficients(
         alpha=Quantity(
@@ -137,12 +151,7 @@ HAQ = Preset(
             },
             single=_ratio(4.0, _GUESSED_F),
         ),
-    ),
-    notes=(
-        "DRAM at 640 pJ per byte is four times the published figure: 640 pJ is per 32-bit word, "
-        "160 pJ per byte (preset horowitz)",
-        "INT16 at 1.1 pJ per MAC equals the published energy of an FP16 multiply without its add",
-        "alpha, beta, f except f(4) and f(8), and every width between entries are assumed",
+        notes=("alpha, beta, and f at every width but 4 and 8 bits are assumed",),
     ),
 )
 
@@ -167,14 +176,15 @@ HOROWITZ = Preset(
             half=_per_mac(1.1 + 0.4, _HOROWITZ_MAC),
             single=_per_mac(3.7 + 0.9, _HOROWITZ_MAC),
         ),
+        notes=(
+            "energies of the data path only: no instruction, control or cache energy",
+            "DRAM at 160 pJ per byte is the lower end of the published 1.3 to 2.6 nJ per 64 bits",
+            "INT16 lies between the published INT8 and INT32 and is assumed; the wider operand "
+            "decides (w2a8 is priced as INT8), so that nothing is priced where both have fewer "
+            "than 8 bits",
+        ),
     ),
     latency=None,
-    notes=(
-        "energies of the data path only: no instruction, control or cache energy",
-        "DRAM at 160 pJ per byte is the lower end of the published 1.3 to 2.6 nJ per 64 bits",
-        "INT16 lies between the published INT8 and INT32 and is assumed; the wider operand decides "
-        "(w2a8 is priced as INT8), so that nothing is priced where both have fewer than 8 bits",
-    ),
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (HAQ, HOROWITZ)})

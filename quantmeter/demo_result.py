@@ -111,6 +111,10 @@ class DemoResult:
             "float": {
                 "test_accuracy": accuracy.share,
                 "test_accuracy_interval": [accuracy.low, accuracy.high],
+                "costs": {
+                    metric.value: prepared.costs.float_reference(bench.network, metric)
+                    for metric in problem.tables
+                },
                 "timed": timed[FLOAT],
             },
             "layers": list(self._layers()),

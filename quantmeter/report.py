@@ -5,7 +5,7 @@ in `quantmeter.charts`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from quantmeter.charts import accuracy_chart, latency_chart
 TEMPLATES = Path(__file__).parent / "templates"
 
 _ABSENT = "–"
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -31,16 +32,25 @@ def render(result: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "quantity": _or_absent(lambda value, unit: format_quantity(value, Unit(unit))),
-        "percent": _or_absent(lambda value, digits=1: f"{100 * value:.{digits}f} %"),
-        "gap": _or_absent(lambda value: f"{100 * value:+,.{1 if abs(value) < 1 else 0}f} %"),
+        "percent": _or_absent(lambda value, digits=1: f"{100 * value:.{digits}f}{_SPACE}%"),
+        "gap": _or_absent(lambda value: f"{format_gap(value)}{_SPACE}%"),
         "points": _or_absent(lambda value, sign="+": f"{100 * value:{sign}.1f}"),
         "divergence": _or_absent(lambda value: f"{value:.4f}" if value >= 5e-5 else "<0.0001"),
         "times": _or_absent(lambda value, digits=3: f"{value:.{digits}f}x"),
         "count": _or_absent(lambda value: f"{value:,.0f}"),
         "significant": _or_absent(lambda value, digits=2: f"{value:#.{digits}g}"),
-        "px": lambda value: f"{value:.1f}",
+        "place": lambda value: f"{value:.2f}%",
     }
     return environment.get_template("demo.html").render(page=describe_page(result))
+
+
+def format_gap(gap: float) -> str:
+    """Print a gap in percent, without the sign: a decimal below 100.
+
+    >>> format_gap(0.2634), format_gap(-1e-17), format_gap(22.951)
+    ('+26.3', '+0.0', '+2,295')
+    """
+    return f"{100 * gap:+z,.{1 if abs(gap) < 1 else 0}f}"
 
 
 def _or_absent(formatter: Callable[..., str]) -> Callable[..., str]:
@@ -65,11 +75,12 @@ def describe_page(result: Mapping[str, Any]) -> dict[str, Any]:
         "rival": rival,
         "reference": rows[-1],
         "gain": _gain(deployed, rival),
+        "ahead": _ahead(policies, deployed),
         "compared": [r for r in (rows[-1], deployed, rival) if r is not None],
         "spare_bytes": None if deployed is None else -deployed["over_bytes"],
         "audit": None if deployed is None else _count_audit(deployed["audit"]),
         "closest": min(in_size, key=lambda row: float(row["ratio"]["high"])),
-        "accuracy_chart": accuracy_chart(rows, budget["size_bytes"]),
+        "accuracy_chart": accuracy_chart(rows),
         "latency_chart": latency_chart(policies, budget["latency_ratio"]),
         "table_refuses": [
             row["name"]
@@ -86,10 +97,34 @@ def _gain(
     """Return what the deployed policy wins in test accuracy over uniform bits of equal size."""
     if deployed is None or rival is None or deployed is rival:
         return None
-    ours, theirs = deployed["interval"], rival["interval"]
-    apart = ours[0] > theirs[1] or theirs[0] > ours[1]
     points = deployed["accuracy"] - rival["accuracy"]
-    return {"points": abs(points), "side": "below" if points < 0 else "above", "apart": apart}
+    side = "below" if points < 0 else "above"
+    return {"points": abs(points), "side": side, "apart": _apart(deployed, rival)}
+
+
+def _ahead(
+    policies: Sequence[Mapping[str, Any]], deployed: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Return which policies within the budgets lead on the held-out images, if not the deployed.
+
+    Where the interval of the first overlaps that of the deployed policy, so do all between them.
+    """
+    fitting = [row for row in policies if row["met"]]
+    first = max(fitting, key=lambda row: float(row["accuracy"]), default=None)
+    if deployed is None or first is None or first["accuracy"] <= deployed["accuracy"]:
+        return None
+    return {
+        "names": [row["name"] for row in fitting if row["accuracy"] == first["accuracy"]],
+        "accuracy": first["accuracy"],
+        "interval": first["interval"],
+        "apart": _apart(deployed, first),
+    }
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the intervals of two rows have no accuracy in common."""
+    a, b = one["interval"], other["interval"]
+    return bool(a[0] > b[1] or b[0] > a[1])
 
 
 def _count_audit(audit: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -103,7 +138,7 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     A budget counts as met when the file itself meets it: the upper limit of the measured latency
     ratio, and the exported bytes. A gap to the optimum under the budgets means something only for
-    a policy that keeps to them.
+    a policy that keeps to them, which is why it is never negative.
     """
     budget = result["budgets"]
     rows = []
@@ -112,6 +147,9 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         predicted, over = timed["predicted_ratio_to_float"], timed["size_bytes"]
         over -= budget["size_bytes"]
         keeps = over <= 0 and (predicted is None or predicted <= budget["latency_ratio"])
+        gap = row.get("gap") if keeps else None
+        fast = timed["ratio_to_float"]["high"] <= budget["latency_ratio"]
+        audit = timed["audit"]
         kind = "float" if name == "float" else "uniform"
         rows.append(
             {
@@ -119,7 +157,7 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "kind": kind if kind == "float" or name.startswith("uniform ") else "searched",
                 "deployed": name == result["deployed"],
                 "loss": row.get("proxy_loss"),
-                "gap": row.get("gap") if keeps else None,
+                "gap": gap if row.get("feasible") or (gap or 0.0) >= 0 else None,
                 "search_accuracy": row.get("search_accuracy"),
                 "accuracy": row["test_accuracy"],
                 "interval": row["test_accuracy_interval"],
@@ -130,10 +168,11 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "over_bytes": over,
                 "times_smaller": result["float"]["timed"]["size_bytes"] / timed["size_bytes"],
                 "energy": row.get("costs", {}).get("energy"),
-                "latency_met": timed["ratio_to_float"]["high"] <= budget["latency_ratio"],
+                "latency_met": fast,
                 "size_met": over <= 0,
+                "met": fast and over <= 0 and audit["ok"],
                 "feasible": row.get("feasible", False),
-                "audit": timed["audit"],
+                "audit": audit,
             }
         )
     return rows

@@ -1,12 +1,14 @@
 """``quantmeter demo``: the main job, end to end, on a real network and real images."""
 
 import argparse
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -20,8 +22,12 @@ from quantmeter.commands.options import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from quantmeter.demo_result import DemoResult
+_COLUMNS = (
+    "*: deployed. proxy: sum of the layers' KL, each quantized alone. gap: proxy above its exact "
+    "optimum within the budgets, - over a budget. predicted: x float, by the latency table."
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -42,11 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.quick:
         options = DemoOptions(seconds=6, episodes=10, blocks=6, seed=arguments.seed)
     out = Path(arguments.out)
-    result = run_demo(options, out, progress_bar if sys.stderr.isatty() else _announce)
+    result = run_demo(options, out, progress_bar if sys.stderr.isatty() else announce)
     if arguments.json:
         print_json(result.to_dict())
     else:
-        _print(result, console(), out)
+        screen = console()
+        print_result(result.to_dict(), screen)
+        print_files(out, arguments.seed, screen, deployed=result.deployed is not None)
     if result.deployed is None:
         print(f"quantmeter: {result.exceeded()}", file=sys.stderr)
         return 1
@@ -54,100 +62,145 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _announce(title: str) -> Iterator[Callable[[float, str], None]]:
-    """Say which stage runs, where no progress bar can be drawn, and how long it took."""
+def announce(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Say which stage begins, where no progress bar can be drawn, and then how long it took."""
     started = time.perf_counter()
-    yield lambda _share, _what: None
-    print(f"{title}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    print(f"{title} ...", end="", file=sys.stderr, flush=True)
+    took = ""
+    try:
+        yield lambda _share, _what: None
+        took = f" {time.perf_counter() - started:.0f} s"
+    finally:
+        print(took, file=sys.stderr, flush=True)
 
 
-def _print(result: "DemoResult", screen: "Console", out: Path) -> None:
-    from costmodels.units import Metric, Unit, format_quantity
-    from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, meets
+def print_result(result: Mapping[str, Any], screen: "Console") -> None:
+    """Print what `DemoResult.to_dict` returned, judged as the page judges it."""
+    from costmodels.units import Unit, format_quantity
+    from quantmeter.report import describe_page
 
-    prepared = result.prepared
-    problem, network = prepared.problem, prepared.bench.network
-    weights = sum(layer.weight_count for layer in network.layers)
-    accuracy = result.float_accuracy
+    page = describe_page(result)
+    network, fitted, budgets = result["network"], result["calibration"], result["budgets"]
     screen.print(
-        f"network: {len(network.layers)} layers, {network.macs / 1e6:.1f} M multiply-accumulates, "
-        f"{weights:,} weights; float accuracy {accuracy.share:.2%} on test images"
+        f"network: {network['layers']} layers, {network['macs'] / 1e6:.1f} M multiply-accumulates, "
+        f"{network['weight_count']:,} weights; float accuracy "
+        f"{result['float']['test_accuracy']:.2%} on test images"
     )
     screen.print(
-        f"latency table: {result.table.source['policies']} policies timed; "
-        f"{result.table.source['held_out_mean_absolute_error']:.1%} mean absolute error on "
-        f"{result.table.source['held_out_policies']} that were not fitted"
+        f"latency table: {fitted['policies']} policies timed; "
+        f"{fitted['held_out_mean_absolute_error']:.1%} mean absolute error on "
+        f"{fitted['held_out_policies']} that were not fitted"
     )
     screen.print(_layer_table(result))
-    limit = problem.budgets[Metric.SIZE]
     screen.print(
-        f"budgets: latency at most {LATENCY_BUDGET}x of float, size at most "
-        f"{format_quantity(limit, Unit.BYTES)} (that of uniform {EQUAL_SIZE})"
+        f"budgets: latency at most {budgets['latency_ratio']}x of float, size at most "
+        f"{format_quantity(budgets['size_bytes'], Unit.BYTES)} (that of "
+        f"{budgets['size_is_that_of']})"
     )
-    timed = {r.name: r for r in result.timed.results}
+    screen.print(_search_table(page))
+    screen.print(_COLUMNS, soft_wrap=True)
+    _print_verdict(page, screen)
+
+
+def _layer_table(result: Mapping[str, Any]) -> "Table":
+    from costmodels.units import Unit, format_quantity
+
+    rows = table(
+        "Layers: latency measured in context, energy analytical (haq), KL of one layer alone",
+        *("layer", "float", "INT8", "energy w8a8", "KL w2", "KL w3", "KL w4", "deployed"),
+    )
+
+    def quantity(value: float | None, unit: Unit) -> str:
+        return "-" if value is None else format_quantity(value, unit)
+
+    for layer in result["layers"]:
+        cells = layer["choices"]
+        rows.add_row(
+            layer["name"],
+            quantity(cells["w32a32"]["latency"], Unit.SECONDS),
+            quantity(cells["w8a8"]["latency"], Unit.SECONDS),
+            quantity(cells["w8a8"]["energy"], Unit.JOULES),
+            *(f"{cells[bits]['kl']:.4f}" for bits in ("w2a8", "w3a8", "w4a8")),
+            layer["deployed_bits"] or "-",
+        )
+    return rows
+
+
+def _search_table(page: Mapping[str, Any]) -> "Table":
+    from quantmeter.report import format_gap
+
     rows = table(
         "Search",
         *("method", "proxy", "gap", "search", "test accuracy [95 %]", "predicted"),
         *("measured, x float [95 %]", "bytes", "budgets"),
     )
-    for row in result.rows:
-        measured, test = timed[row.name].ratio_to_float, row.test_accuracy
-        assert test is not None  # every reported policy was tested
-        predicted = timed[row.name].predicted_ratio_to_float
+    for row in page["rows"]:
+        if row["kind"] == "float":
+            continue
+        low, high = row["interval"]
         rows.add_row(
-            ("* " if row.name == result.deployed else "  ") + row.name,
-            f"{row.loss:.3f}",
-            "-" if row.gap is None else f"{row.gap:+.0%}",
-            f"{row.search_accuracy:.1%}",
-            f"{test.share:.1%} [{test.low:.1%}, {test.high:.1%}]",
-            "-" if predicted is None else f"{predicted:.3f}",
-            f"{measured.mid:.3f} [{measured.low:.3f}, {measured.high:.3f}]",
-            f"{timed[row.name].size_bytes:,}",
-            "met" if meets(timed[row.name], limit) else "over",
-        )
-    screen.print(rows)
-    _print_verdict(result, screen)
-    screen.print(f"written: {out}/report.html, result.json, table.json, *.policy.json")
-
-
-def _layer_table(result: "DemoResult") -> "object":
-    from costmodels.units import Metric, Unit, format_quantity
-
-    problem = result.prepared.problem
-    kl = result.prepared.sensitivity.kl
-    names = [str(c) for c in problem.choices]
-    w8, w32 = names.index("w8a8"), names.index("w32a32")
-    latency = result.table.unary.value
-    energy = problem.tables[Metric.ENERGY].unary.value
-    rows = table(
-        "Layers: latency measured in context, energy analytical (haq), KL of one layer alone",
-        *("layer", "float", "INT8", "energy w8a8", "KL w2", "KL w3", "KL w4", "deployed"),
-    )
-    for i, layer in enumerate(result.prepared.bench.network.layers):
-        rows.add_row(
-            layer.name,
-            format_quantity(float(latency[i, w32]), Unit.SECONDS),
-            format_quantity(float(latency[i, w8]), Unit.SECONDS),
-            format_quantity(float(energy[i, w8]), Unit.JOULES),
-            *(f"{kl[i, names.index(f'w{b}a8')]:.4f}" for b in (2, 3, 4)),
-            "-" if result.policy is None else str(result.policy[layer.name]),
+            ("* " if row["deployed"] else "  ") + row["name"],
+            f"{row['loss']:.3f}",
+            "-" if row["gap"] is None else f"{format_gap(row['gap'])}%",
+            f"{row['search_accuracy']:.1%}",
+            f"{row['accuracy']:.1%} [{low:.1%}, {high:.1%}]",
+            "-" if row["predicted"] is None else f"{row['predicted']:.3f}",
+            "{mid:.3f} [{low:.3f}, {high:.3f}]".format_map(row["ratio"]),
+            f"{row['size_bytes']:,}",
+            "met" if row["met"] else "over",
         )
     return rows
 
 
-def _print_verdict(result: "DemoResult", screen: "Console") -> None:
-    from quantmeter.demo_result import LATENCY_BUDGET
-
-    if result.deployed is None:
+def _print_verdict(page: Mapping[str, Any], screen: "Console") -> None:
+    row, ahead = page["deployed"], page["ahead"]
+    if row is None:
         return
-    timed = next(r for r in result.timed.results if r.name == result.deployed)
-    accuracy = next(row.test_accuracy for row in result.rows if row.name == result.deployed)
-    ratio, predicted = timed.ratio_to_float, timed.predicted_ratio_to_float
-    assert accuracy is not None
-    assert predicted is not None
     screen.print(
-        f"deployed: {result.deployed}; predicted {predicted:.3f}x of float, measured "
-        f"{ratio.mid:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}], budget {LATENCY_BUDGET}x; "
-        f"{accuracy.share:.2%} of the test images right when the exported file runs; "
-        f"audit {'ok' if timed.audit.ok else 'FAILED'}"
+        f"deployed: {row['name']}; predicted {row['predicted']:.3f}x of float, measured "
+        + "{mid:.3f}x [{low:.3f}, {high:.3f}]".format_map(row["ratio"])
+        + f", budget {page['result']['budgets']['latency_ratio']}x; "
+        f"{row['accuracy']:.2%} of the test images right when the exported file runs; "
+        f"audit {'ok' if row['audit']['ok'] else 'FAILED'}"
     )
+    screen.print(
+        f"chosen by accuracy on the search images ({row['search_accuracy']:.1%}); "
+        "test images are only reported"
+    )
+    if ahead is not None:
+        low, high = ahead["interval"]
+        screen.print(
+            f"higher on the test images, within both budgets: {' and '.join(ahead['names'])}, "
+            f"{ahead['accuracy']:.1%} [{low:.1%}, {high:.1%}]; the two 95 % intervals "
+            + ("do not overlap" if ahead["apart"] else "overlap")
+        )
+
+
+def print_files(out: Path, seed: int, screen: "Console", *, deployed: bool) -> None:
+    """Say what was written, and how to go on with it."""
+    files = ["model.onnx", "data.npz", "table.json", "*.policy.json", "result.json", "report.html"]
+    if deployed:
+        files[4:4] = ["deployed.onnx", "deployed.policy.json"]
+    screen.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)
+    if deployed:
+        for what, command in next_commands(out, seed).items():
+            screen.print(f"{what}: {command}", soft_wrap=True, markup=False)
+
+
+def next_commands(out: Path, seed: int) -> dict[str, str]:
+    """Return commands for the shell that go on with the files of a run, by what they do."""
+    program = [sys.executable, "-m", "quantmeter.cli"]
+    if shutil.which("quantmeter"):
+        program = ["quantmeter"]
+    elif Path(sys.argv[0]).name == "quantmeter":
+        program = [sys.argv[0]]
+    given = ["--data", str(out / "data.npz"), "--cost", f"table:{out / 'table.json'}"]
+    given += ["--seed", str(seed)] if seed else []
+    model, policy = str(out / "model.onnx"), str(out / "deployed.policy.json")
+    budgets = ["--budget", "latency=0.7x", "--budget", "size=100kB"]
+    return {
+        "time it again": shlex.join([*program, "bench", model, policy, *given, "--vs", "w8a8"]),
+        "other budgets": shlex.join(
+            [*program, "search", model, *given, *budgets, "--method", "exact"]
+        ),
+    }

@@ -144,11 +144,20 @@ def test_a_product_of_two_activations_pays_for_its_macs_only() -> None:
 
 
 def test_haq_says_what_is_wrong_with_its_numbers() -> None:
-    notes = " ".join(create("haq", BackendContext()).notes)
+    notes = " ".join(priced("haq", Metric.ENERGY, "w8a8").source["notes"])
     assert "four times the published" in notes
     assert "32-bit word" in notes
     assert "FP16 multiply" in notes
-    assert priced("haq", Metric.ENERGY, "w8a8").source["notes"] == list(HAQ.notes)
+
+
+def test_the_notes_of_a_table_concern_its_metric_only() -> None:
+    energy = " ".join(priced("haq", Metric.ENERGY, "w8a8").source["notes"])
+    latency = " ".join(priced("haq", Metric.LATENCY, "w8a8").source["notes"])
+    assert "e_mac" in energy
+    assert "alpha" not in energy
+    assert "alpha, beta" in latency
+    assert "DRAM" not in latency
+    assert priced("haq", Metric.SIZE, "w8a8").source["notes"] == []
 
 
 def test_what_the_notes_of_haq_say_is_true_of_the_numbers() -> None:

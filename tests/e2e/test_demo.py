@@ -1,6 +1,7 @@
 """The quick demo in a process of its own, and what it decides when timing disappoints."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from hil.timing import Ratio
 from quantization.bits import BitWidths
 from quantization.policy import Policy
 from quantmeter import demo
+from quantmeter.cli import main
+from quantmeter.commands.demo import next_commands
 from quantmeter.preparing import Prepared
 from search.exact import solve
 from search.problem import Problem
@@ -50,6 +53,9 @@ def test_the_quick_demo_deploys_an_audited_policy_that_meets_both_budgets(tmp_pa
     uniform = rows["uniform w3a8"]["test_accuracy"]
     assert uniform <= result["float"]["test_accuracy"] - 0.03
     assert result["deployed"] in (tmp_path / "report.html").read_text()
+    assert "latency ... " in done.stderr
+    again = shlex.split(next_commands(tmp_path, 0)["time it again"])
+    assert main([*again[again.index("bench") :], "--blocks", "2"]) == 0
 
 
 @dataclass

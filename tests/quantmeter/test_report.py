@@ -1,24 +1,29 @@
 """The report page: what it says, that it is one file, and the geometry of its charts."""
 
 import copy
+import io
 import re
+import shlex
 from html.parser import HTMLParser
-from itertools import combinations
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("jinja2")
 
-from quantmeter.charts import (
-    Mark,
-    accuracy_chart,
-    latency_chart,
-    overlap,
-    place_labels,
-    spread_sideways,
+from quantmeter.charts import accuracy_chart, latency_chart
+from quantmeter.commands.demo import announce, print_files, print_result
+from quantmeter.report import (
+    describe_layer,
+    describe_page,
+    describe_rows,
+    format_gap,
+    render,
+    shade,
 )
-from quantmeter.report import describe_layer, describe_page, describe_rows, render, shade
 from search.oracle import Interval
 
 CHOICES = ("w2a8", "w3a8", "w4a8", "w6a8", "w8a8", "w32a32")
@@ -129,7 +134,7 @@ def result() -> dict[str, Any]:
         "deployed": "exact (MILP on proxy loss)",
         "attempts": 1,
         "rows": rows,
-        "float": _entry("float", 353, 1.0, 838_465),
+        "float": {"costs": {"energy": 6.21e-4}, **_entry("float", 353, 1.0, 838_465)},
         "layers": [{**layer, "deployed_bits": "w4a8", "choices": {b: _cell(b) for b in CHOICES}}],
     }
 
@@ -147,7 +152,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in {"meta", "br"}:
+        if tag not in {"meta", "br", "wbr"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -213,6 +218,7 @@ def test_the_page_says_clearly_that_nothing_is_deployed(result: dict[str, Any]) 
 
 def test_names_are_escaped(result: dict[str, Any]) -> None:
     result["rows"][0]["name"] = "<script>alert(1)</script>"
+    result["layers"][0]["name"] = "a.<script>"
     result["device"]["cpu"] = "a&b <i>"
     page = render(result)
     assert "<script>" not in page
@@ -225,6 +231,41 @@ def test_the_page_says_that_energy_is_analytical_with_the_notes_of_its_preset(
     text = _read(render(result)).text
     assert "Analytical, not measured here" in text
     assert result["energy"]["source"]["notes"][0] in text
+
+
+def test_the_energy_of_float_is_shown_too(result: dict[str, Any]) -> None:
+    assert describe_rows(result)[-1]["energy"] == 6.21e-4
+    assert "621 µJ" in _read(render(result)).text
+
+
+def test_the_headline_says_by_what_the_deployed_policy_was_chosen_and_who_leads_elsewhere(
+    result: dict[str, Any],
+) -> None:
+    result["deployed"] = "greedy"
+    text = _read(render(result)).text
+    assert "Chosen by accuracy on the search images (95.0 %); held-out images are only" in text
+    assert (
+        "Within both budgets, exact (MILP on proxy loss) reads more of them right: 97.5 % "
+        "[95.3 %, 98.7 %]; the two 95 % intervals overlap." in text
+    )
+
+
+def test_a_leader_on_the_held_out_images_is_looked_for_within_the_budgets_only(
+    result: dict[str, Any],
+) -> None:
+    assert describe_page(result)["ahead"] is None  # uniform w6a8 is better, but over its size
+    result["deployed"] = "random"
+    assert describe_page(result)["ahead"]["names"] == ["exact (MILP on proxy loss)"]
+    result["rows"][2]["timed"]["audit"]["ok"] = False
+    assert describe_page(result)["ahead"]["names"] == ["greedy"]
+    result["rows"][0].update(_entry("REINFORCE on accuracy", 348, 0.465, 112_903))
+    assert describe_page(result)["ahead"]["names"] == ["REINFORCE on accuracy", "greedy"]
+
+
+def test_a_leader_whose_interval_is_apart_is_reported_as_such(result: dict[str, Any]) -> None:
+    result["deployed"] = "uniform w2a8"
+    assert describe_page(result)["ahead"]["apart"]
+    assert "does not overlap that of uniform w2a8" in _read(render(result)).text
 
 
 def test_budgets_are_judged_by_the_upper_limit_and_by_the_bytes_of_the_file(
@@ -243,6 +284,14 @@ def test_a_gap_is_left_out_where_a_budget_is_broken(result: dict[str, Any]) -> N
     assert gaps["uniform w3a8"] == 1.5
     assert gaps["uniform w4a8"] is None
     assert gaps["float"] is None
+
+
+def test_no_gap_to_an_optimum_is_negative(result: dict[str, Any]) -> None:
+    result["rows"][6]["gap"] = -0.2  # not feasible by the table, though its file is
+    result["rows"][1]["gap"] = -1e-17  # the optimum itself, rounded
+    gaps = {row["name"]: row["gap"] for row in describe_rows(result)}
+    assert gaps["uniform w3a8"] is None
+    assert format_gap(gaps["REINFORCE on proxy loss"]) == "+0.0"
 
 
 def test_a_policy_that_only_the_search_ruled_out_is_named(result: dict[str, Any]) -> None:
@@ -278,65 +327,61 @@ def test_shades_grow_with_divergence_and_stay_readable() -> None:
     assert (shades[0], shades[-1]) == (0.0, 0.5)
 
 
-def test_points_that_are_spread_keep_their_side_of_the_line_and_their_order() -> None:
-    xs = [95.0, 99.5, 100.0, 100.5, 101.0, 40.0]
-    moved = spread_sideways(xs, 100.0)
-    assert all((a <= 100.0) == (b <= 100.0) for a, b in zip(xs, moved, strict=True))
-    assert sorted(range(6), key=xs.__getitem__) == sorted(range(6), key=moved.__getitem__)
-    assert all(abs(a - b) >= 9.0 for a, b in combinations(moved, 2))
-    assert moved[5] == 40.0
-
-
-@pytest.mark.parametrize("deployed", ["exact (MILP on proxy loss)", None])
-def test_labels_of_the_accuracy_chart_cover_neither_each_other_nor_a_whisker(
-    result: dict[str, Any], deployed: str | None
-) -> None:
-    result["deployed"] = deployed
-    chart = accuracy_chart(describe_rows(result), 114_172.0)
-    boxes = [mark.label.box for mark in chart.marks if mark.label is not None]
-    assert len(boxes) == len(ROWS) + 1
-    assert not any(overlap(a, b) for a, b in combinations(boxes, 2))
-    whiskers = [(m.x - 1.0, m.high, m.x + 1.0, m.low) for m in chart.marks]
-    assert not any(overlap(box, whisker) for box in boxes for whisker in whiskers)
-    left, top, right, bottom = chart.plot
-    assert all(left <= b[0] and top <= b[1] and b[2] <= right and b[3] <= bottom for b in boxes)
-
-
-def test_leaders_of_a_ladder_do_not_cross() -> None:
-    marks = [Mark(f"policy {i}", "searched", False, 100.0 + 9 * i, 50, 80, 30) for i in range(5)]
-    labels = place_labels(marks, (40.0, 20.0, 600.0, 300.0))
-    heights = [label.y for label in labels]
-    assert heights == sorted(heights, reverse=True)  # the leftmost turns last, below all others
-    assert all(label.leader for label in labels)
-    assert min(label.box[1] for label in labels) >= 80.0
-
-
-def test_the_accuracy_chart_keeps_what_is_within_the_budget_left_of_its_line(
+def test_both_charts_have_a_row_for_each_policy_in_the_order_of_the_table(
     result: dict[str, Any],
 ) -> None:
+    page = describe_page(result)
+    names = [row["name"] for row in page["rows"]]
+    assert [mark.name for mark in page["accuracy_chart"].marks] == names
+    assert [mark.name for mark in page["latency_chart"].marks] == names[:-1]  # all but float
+
+
+def test_the_accuracy_chart_draws_accuracy_and_says_size(result: dict[str, Any]) -> None:
     rows = describe_rows(result)
-    chart = accuracy_chart(rows, 114_172.0)
-    for row, mark in zip(rows, chart.marks, strict=True):
-        assert (mark.x <= chart.line) == row["size_met"]
-        assert mark.high <= mark.y <= mark.low  # heights run downwards
+    chart = accuracy_chart(rows)
+    assert all(0.0 <= mark.low < mark.x < mark.high <= 100.0 for mark in chart.marks)
+    by_accuracy = sorted(range(len(rows)), key=lambda i: rows[i]["accuracy"])
+    assert by_accuracy == sorted(range(len(rows)), key=lambda i: chart.marks[i].x)
+    sizes = {mark.name: (mark.text, mark.met) for mark in chart.marks}
+    assert sizes["REINFORCE on accuracy"] == ("113 kB", True)
+    assert sizes["uniform w2a8"] == ("88.6 kB", True)
+    assert sizes["uniform w4a8"] == ("140 kB", False)
+
+
+def test_equal_accuracies_are_drawn_at_the_same_place_and_compared_with_float(
+    result: dict[str, Any],
+) -> None:
+    marks = {mark.name: mark for mark in accuracy_chart(describe_rows(result)).marks}
+    assert marks["uniform w4a8"].x == marks["exact (MILP on proxy loss)"].x
+    line = accuracy_chart(describe_rows(result)).line
+    assert line.at == marks["float"].x
+    assert line.text == "float 98.6 %"
+
+
+def test_ticks_of_the_accuracy_chart_are_where_such_accuracies_are_and_do_not_collide(
+    result: dict[str, Any],
+) -> None:
+    result["rows"][0]["test_accuracy"] = 0.95
+    chart = accuracy_chart(describe_rows(result))
+    places = [tick.at for tick in chart.ticks]
+    assert next(t.at for t in chart.ticks if t.text == "95 %") == pytest.approx(chart.marks[0].x)
+    assert all(a - b >= 11.0 for a, b in pairwise(places))
 
 
 def test_a_perfect_accuracy_fits_the_chart(result: dict[str, Any]) -> None:
     result["float"] = _entry("float", 358, 1.0, 838_465)
-    chart = accuracy_chart(describe_rows(result), 114_172.0)
-    assert chart.plot[1] <= chart.marks[-1].y <= chart.plot[3]
+    perfect = accuracy_chart(describe_rows(result)).marks[-1]
+    assert perfect.low < perfect.x <= perfect.high <= 100.0
 
 
 def test_the_latency_chart_holds_every_interval_and_the_budget(result: dict[str, Any]) -> None:
-    rows = describe_rows(result)[:-1]
-    chart = latency_chart(rows, 0.7)
-    left, _, right, bottom = chart.plot
-    assert left < chart.line < right
-    assert all(left <= mark.low <= mark.x <= mark.high <= right for mark in chart.marks)
-    assert all(mark.y < bottom for mark in chart.marks)
-    assert chart.x_ticks[0].text == "0.40"
-    by_budget = next(tick for tick in chart.x_ticks if tick.text == "0.70")
-    assert by_budget.at == pytest.approx(chart.line)
+    chart = latency_chart(describe_rows(result)[:-1], 0.7)
+    assert 0.0 < chart.line.at < 100.0
+    assert chart.line.text == "budget 0.70x"
+    assert all(0.0 <= mark.low <= mark.x <= mark.high <= 100.0 for mark in chart.marks)
+    assert (chart.marks[0].text, chart.marks[0].met) == ("0.465x", True)
+    by_budget = next(tick for tick in chart.ticks if tick.text == "0.70")
+    assert by_budget.at == pytest.approx(chart.line.at)
 
 
 def test_a_row_without_a_prediction_is_drawn_without_one(result: dict[str, Any]) -> None:
@@ -350,3 +395,69 @@ def test_rendering_leaves_the_result_as_it_was(result: dict[str, Any]) -> None:
     before = copy.deepcopy(result)
     render(result)
     assert result == before
+
+
+def _printed(result: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    print_result(result, Console(file=stream, width=200, highlight=False))
+    return " ".join(stream.getvalue().split())
+
+
+def _cells(result: dict[str, Any], name: str) -> list[str]:
+    """The row of the terminal's table about a policy."""
+    stream = io.StringIO()
+    print_result(result, Console(file=stream, width=200, highlight=False))
+    line = next(t for t in stream.getvalue().splitlines() if t.startswith("│") and name in t)
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_the_terminal_prints_gaps_as_the_page_does(result: dict[str, Any]) -> None:
+    assert _cells(result, "greedy")[2] == "+75.0%"
+    assert _cells(result, "uniform w3a8")[2] == "+150%"
+    assert _cells(result, "uniform w4a8")[2] == "-"
+    assert _cells(result, "uniform w4a8")[-1] == "over"
+
+
+def test_the_terminal_defines_its_columns(result: dict[str, Any]) -> None:
+    text = _printed(result)
+    for column in ("*: deployed", "proxy: ", "gap: ", "predicted: "):
+        assert column in text
+
+
+def test_the_terminal_says_by_what_was_chosen_and_who_leads_elsewhere(
+    result: dict[str, Any],
+) -> None:
+    assert "higher on the test images" not in _printed(result)
+    result["deployed"] = "greedy"
+    text = _printed(result)
+    assert "chosen by accuracy on the search images (95.0%); test images are only" in text
+    assert "within both budgets: exact (MILP on proxy loss), 97.5% [95.3%, 98.7%]; the two" in text
+    assert "95 % intervals overlap" in text
+
+
+def test_the_terminal_prints_a_run_that_deploys_nothing(result: dict[str, Any]) -> None:
+    result["deployed"] = result["layers"][0]["deployed_bits"] = None
+    result["layers"][0]["choices"]["w8a8"]["latency"] = None
+    assert "deployed: " not in _printed(result).replace("*: deployed", "")
+    assert _cells(result, "stem")[2] == "-"
+
+
+def test_what_was_written_is_listed_with_commands_that_stay_on_one_line() -> None:
+    stream = io.StringIO()
+    out = Path("a folder/" + "deep" * 40)
+    print_files(out, 3, Console(file=stream, width=80, highlight=False), deployed=True)
+    written, bench, search = stream.getvalue().splitlines()
+    for name in ("model.onnx", "data.npz", "deployed.onnx", "deployed.policy.json"):
+        assert name in written
+    assert str(out / "deployed.policy.json") in shlex.split(bench)
+    assert shlex.split(search)[-2:] == ["--method", "exact"]
+    assert all("--seed 3" in line for line in (bench, search))
+
+
+def test_a_stage_is_announced_when_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    with announce("latency"):
+        assert capsys.readouterr().err == "latency ..."
+    assert re.fullmatch(r" \d+ s\n", capsys.readouterr().err)
+    with pytest.raises(ValueError, match="x"), announce("search"):
+        raise ValueError("x")
+    assert capsys.readouterr().err.endswith("...\n")  # what follows has a line of its own
