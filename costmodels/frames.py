@@ -10,7 +10,6 @@ import pandas as pd
 
 from costmodels.cells import Cells, Once, Provenance
 from costmodels.errors import TableError
-from costmodels.table import CostTable
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
 
@@ -18,7 +17,7 @@ _BLOCKS = ("unary", "glue", "conversion")
 _COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance", "uncertainty"]
 
 
-def to_frame(table: CostTable) -> pd.DataFrame:
+def to_frame(table: Any) -> pd.DataFrame:
     """Return one row per cell: block, name, choice or formats, value and what is known of it.
 
     Columns: ``block`` (constant, once, unary, glue, conversion), ``name`` (layer, glue operator or
@@ -26,6 +25,9 @@ def to_frame(table: CostTable) -> pd.DataFrame:
     conversion leads to), ``value``, ``kernel``, ``provenance``, ``uncertainty``. Each
     cell that brings about what is paid once is a row with that cost. What is one for the whole
     table is in ``DataFrame.attrs``; measurements are left out.
+
+    Args:
+        table: a `costmodels.table.CostTable`, whose module imports this one.
     """
     labels = [f.label for f in table.formats]
     axes = {
@@ -58,14 +60,14 @@ def to_frame(table: CostTable) -> pd.DataFrame:
     return frame
 
 
-def _provenance(table: CostTable) -> str:
+def _provenance(table: Any) -> str:
     """Return where what is paid by the whole network comes from: as the layers' costs do."""
     known = table.unary.provenance[table.unary.supported]
     return str(known[0]) if known.size else Provenance.ASSUMED.value
 
 
-def from_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> CostTable:
-    """Rebuild a table from what `to_frame` returned, or from the same columns read from CSV.
+def fields_of_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the fields of the table that `to_frame` wrote, or of the same columns read from CSV.
 
     Args:
         frame: columns as in `to_frame`; names and choices take the order in which they first
@@ -81,7 +83,7 @@ def from_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> C
     if missing := [k for k in ("metric", "unit", "statistic", "network") if k not in about]:
         raise TableError(f"attributes missing: {', '.join(missing)}")
     try:
-        return _from_rows(frame, about)
+        return _fields(frame, about)
     except TableError:
         raise
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
@@ -90,7 +92,7 @@ def from_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> C
         ) from None
 
 
-def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
+def _fields(frame: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
     by_block = {block: frame[frame["block"] == block] for block in ("constant", "once", *_BLOCKS)}
     layers = list(dict.fromkeys(by_block["unary"]["name"]))
     choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
@@ -99,22 +101,22 @@ def _from_rows(frame: pd.DataFrame, about: Mapping[str, Any]) -> CostTable:
     tensors = list(dict.fromkeys(by_block["conversion"]["name"]))
     if len(by_block["constant"]) != 1:
         raise TableError("exactly one row holds the constant")
-    return CostTable(
-        metric=Metric(about["metric"]),
-        unit=Unit(about["unit"]),
-        statistic=about["statistic"],
-        network=about["network"],
-        layers=tuple(layers),
-        choices=choices,
-        glue_names=tuple(glue_names),
-        tensors=tuple(tensors),
-        unary=_cells(by_block["unary"], layers, [str(c) for c in choices]),
-        glue=_cells(by_block["glue"], glue_names, labels),
-        conversion=_cells(by_block["conversion"], tensors, labels, labels),
-        constant=float(by_block["constant"]["value"].iloc[0]),
-        once=_once(by_block["once"], layers, choices),
-        source=about.get("source", {}),
-    )
+    return {
+        "metric": Metric(about["metric"]),
+        "unit": Unit(about["unit"]),
+        "statistic": about["statistic"],
+        "network": about["network"],
+        "layers": tuple(layers),
+        "choices": choices,
+        "glue_names": tuple(glue_names),
+        "tensors": tuple(tensors),
+        "unary": _cells(by_block["unary"], layers, [str(c) for c in choices]),
+        "glue": _cells(by_block["glue"], glue_names, labels),
+        "conversion": _cells(by_block["conversion"], tensors, labels, labels),
+        "constant": float(by_block["constant"]["value"].iloc[0]),
+        "once": _once(by_block["once"], layers, choices),
+        "source": about.get("source", {}),
+    }
 
 
 def _once(rows: pd.DataFrame, layers: list[str], choices: tuple[BitWidths, ...]) -> Once | None:
@@ -129,15 +131,15 @@ def _once(rows: pd.DataFrame, layers: list[str], choices: tuple[BitWidths, ...])
     return Once(values.pop(), cells)
 
 
-def to_csv(table: CostTable) -> str:
+def to_csv(table: Any) -> str:
     """Return `to_frame` as CSV behind one comment line that holds the attributes as JSON."""
     frame = to_frame(table)
     about = json.dumps(frame.attrs, allow_nan=False)
     return f"# {about}\n" + frame.to_csv(index=False, lineterminator="\n")
 
 
-def from_csv(text: str) -> CostTable:
-    """Read what `to_csv` wrote.
+def fields_of_csv(text: str) -> dict[str, Any]:
+    """Return the fields of the table that `to_csv` wrote.
 
     Raises:
         TableError: if the first line or the columns are not as `to_csv` writes them.
@@ -155,7 +157,7 @@ def from_csv(text: str) -> CostTable:
         raise TableError(f"the table is no CSV: {' '.join(str(error).split())}") from None
     if "uncertainty" in frame.columns:
         frame["uncertainty"] = frame["uncertainty"].replace("", "nan")
-    return from_frame(frame, attrs)
+    return fields_of_frame(frame, attrs)
 
 
 def _cells(rows: pd.DataFrame, *axes: Sequence[str]) -> Cells:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from costmodels import frames
 from costmodels.cells import (
     BoolArray,
     Cells,
@@ -273,15 +275,42 @@ class CostTable:
         except (AttributeError, TypeError, ValueError) as error:
             raise TableError(f"the cost table is damaged: {error}; {_MEND}") from None
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per cell; see `costmodels.frames.to_frame`."""
+        return frames.to_frame(self)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None) -> "CostTable":
+        """Rebuild the table that `to_frame` wrote; `attrs` default to ``frame.attrs``.
+
+        Raises:
+            TableError: if columns, cells or attributes are missing or hold what they must not.
+        """
+        return cls(**frames.fields_of_frame(frame, attrs))
+
+    def to_csv(self) -> str:
+        """Return `to_frame` as CSV behind one comment line that holds the attributes as JSON."""
+        return frames.to_csv(self)
+
+    @classmethod
+    def from_csv(cls, text: str) -> "CostTable":
+        """Read what `to_csv` wrote.
+
+        Raises:
+            TableError: if the first line or the columns are not as `to_csv` writes them.
+        """
+        return cls(**frames.fields_of_csv(text))
+
     @classmethod
     def read(cls, path: str | Path) -> "CostTable":
-        """Read a table file.
+        """Read a table file: CSV if its name ends so, else JSON.
 
         Raises:
             TableError: if the file is missing or holds no table; names the file.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            return cls.from_csv(text) if Path(path).suffix == ".csv" else cls.from_json(text)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise TableError(f"{path}: {reason}") from None

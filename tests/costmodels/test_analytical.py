@@ -172,7 +172,9 @@ def test_what_the_notes_of_haq_say_is_true_of_the_numbers() -> None:
 
 
 def test_what_the_notes_of_horowitz_say_of_narrow_operands_is_true_of_the_numbers() -> None:
-    [note] = [note for note in HOROWITZ.notes if "both have fewer than 8 bits" in note]
+    [note] = [
+        note for note in HOROWITZ.notes(Metric.ENERGY) if "both have fewer than 8 bits" in note
+    ]
     assert "(w2a8 is priced as INT8)" in note
     choices = parse_choices("w2a8,w8a8,w4a4,w2a2,w7a7")
     table = Analytical(HOROWITZ).table(one_layer(), choices, Metric.ENERGY)

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.errors import TableError
-from costmodels.frames import from_csv, from_frame, to_csv, to_frame
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric, Unit
@@ -66,10 +65,10 @@ def assert_same(one: CostTable, two: CostTable) -> None:
 
 ROUND_TRIPS: dict[str, Callable[[CostTable], CostTable]] = {
     "json": lambda table: CostTable.from_json(table.to_json()),
-    "frame": lambda table: from_frame(to_frame(table)),
-    "csv": lambda table: from_csv(to_csv(table)),
-    "shuffled frame": lambda table: from_frame(
-        to_frame(table).sort_values("value", kind="stable").pipe(_grouped_by_first_seen(table))
+    "frame": lambda table: CostTable.from_frame(table.to_frame()),
+    "csv": lambda table: CostTable.from_csv(table.to_csv()),
+    "shuffled frame": lambda table: CostTable.from_frame(
+        table.to_frame().sort_values("value", kind="stable").pipe(_grouped_by_first_seen(table))
     ),
 }
 
@@ -78,8 +77,8 @@ def _grouped_by_first_seen(table: CostTable) -> Callable[[pd.DataFrame], pd.Data
     """Rows in any order, but each name and choice first seen in its place."""
 
     def arranged(frame: pd.DataFrame) -> pd.DataFrame:
-        first = to_frame(table).drop_duplicates(["block", "name"])
-        given = to_frame(table).query("block == 'unary'").drop_duplicates(["given"])
+        first = table.to_frame().drop_duplicates(["block", "name"])
+        given = table.to_frame().query("block == 'unary'").drop_duplicates(["given"])
         rest = frame.drop(index=first.index.union(given.index))
         parts = pd.concat([given, first.drop(index=first.index.intersection(given.index)), rest])
         parts.attrs = frame.attrs
@@ -101,7 +100,7 @@ def test_a_table_survives(way: str, network: Network) -> None:
 def test_tables_of_random_networks_survive_json_and_csv(seed: int, steps: int) -> None:
     table = awkward_table(random_network(seed, steps), seed)
     assert_same(CostTable.from_json(table.to_json()), table)
-    assert_same(from_csv(to_csv(table)), table)
+    assert_same(CostTable.from_csv(table.to_csv()), table)
 
 
 def test_measurements_survive_json_and_the_json_is_strict() -> None:
@@ -118,12 +117,12 @@ def test_a_layer_whose_name_looks_like_a_number_or_like_nothing_survives_csv() -
     for name in ("1e5", "NA", "None", "007", 'comma, "quote"'):
         x = sketch.conv(x, 4, name=name)
     table = awkward_table(sketch.network(x))
-    assert from_csv(to_csv(table)).layers == table.layers
+    assert CostTable.from_csv(table.to_csv()).layers == table.layers
 
 
 def test_the_frame_has_one_row_per_cell_and_knows_its_units() -> None:
     table = awkward_table(example_network())
-    frame = to_frame(table)
+    frame = table.to_frame()
     cells = [table.unary.value.size, table.glue.value.size, table.conversion.value.size]
     assert table.once is None
     assert len(frame) == 1 + sum(cells)
@@ -212,11 +211,11 @@ def test_restricting_keeps_what_is_paid_once_where_a_cell_of_it_is_left() -> Non
 def test_rows_that_disagree_on_what_is_paid_once_are_refused() -> None:
     table = awkward_table(example_network())
     table = replace(table, once=Once(3.0, np.ones(table.unary.value.shape, bool)))
-    frame = to_frame(table)
+    frame = table.to_frame()
     row = frame.index[frame["block"] == "once"][1]
     frame.loc[row, "value"] = 4.0
     with pytest.raises(TableError, match="one cost, the same in each of its rows"):
-        from_frame(frame)
+        CostTable.from_frame(frame)
 
 
 ONE = np.ones((2, 2))
@@ -392,15 +391,15 @@ def _changed(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFram
 def test_a_damaged_frame_is_refused(
     change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
-    frame = to_frame(awkward_table(example_network()))
+    frame = awkward_table(example_network()).to_frame()
     with pytest.raises(TableError, match=message):
-        from_frame(change(frame), frame.attrs)
+        CostTable.from_frame(change(frame), frame.attrs)
 
 
 def test_a_frame_without_its_attributes_is_refused() -> None:
-    frame = to_frame(awkward_table(example_network()))
+    frame = awkward_table(example_network()).to_frame()
     with pytest.raises(TableError, match="attributes missing: metric, unit"):
-        from_frame(frame, {})
+        CostTable.from_frame(frame, {})
 
 
 @pytest.mark.parametrize(
@@ -415,13 +414,13 @@ def test_a_frame_without_its_attributes_is_refused() -> None:
 )
 def test_a_csv_without_its_first_line_or_content_is_refused(text: str, message: str) -> None:
     with pytest.raises(TableError, match=message):
-        from_csv(text)
+        CostTable.from_csv(text)
 
 
 def test_a_csv_is_readable_by_anyone_who_skips_the_comment() -> None:
     table = awkward_table(example_network())
-    frame = pd.read_csv(io.StringIO(to_csv(table)), comment="#")
-    assert len(frame) == len(to_frame(table))
+    frame = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
+    assert len(frame) == len(table.to_frame())
 
 
 def test_the_absent_cells_are_the_action_mask() -> None:
