@@ -132,11 +132,11 @@ class Executor:
         return (convolve if layer.kind == "Conv" else product)(x, weight, None, given)
 
     def finish(self, layer: Layer, plan: Plan, summed: torch.Tensor) -> torch.Tensor:
-        """Turn sums of products into what is kept for the layer's output."""
+        """Turn sums of products into what is kept for the layer's output; may change `summed`."""
         bits, correction = plan.policy[layer.name], plan.corrections.get(layer.name)
         if bits.is_float or (bits.reads.is_float and not layer.has_weights):
             bias = torch.from_numpy(self.exporter.parameters.bias(layer.name))
-            return self._store(layer.output, along(bias, summed, layer) + summed, bits.writes)
+            return self._store(layer.output, summed.add_(along(bias, summed, layer)), bits.writes)
         output = self._after.get(layer.output, layer.output)
         if not layer.has_weights:
             first, second = (self.exporter.ranges.grid(n, bits.reads.bits) for n in layer.inputs)
@@ -145,14 +145,14 @@ class Executor:
         scale, bias_real = self.exporter.parameters.corrected(layer, bits, correction)
         if bits.reads.is_float:
             factor = along(torch.from_numpy(scale), summed, layer)
-            return summed * factor + along(torch.from_numpy(bias_real), summed, layer)
+            return summed.mul_(factor).add_(along(torch.from_numpy(bias_real), summed, layer))
         step = self.exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale
         if layer.kind != "MatMul":
             if bits.reads is Format.INT16:  # such kernels add a wider bias, which never saturates
                 steps = np.rint(bias_real / (np.float32(step) * scale))
             else:
                 steps = quantize_bias(bias_real, step, scale).astype(np.float32)
-            summed = summed + along(torch.from_numpy(steps), summed, layer)
+            summed = summed.add_(along(torch.from_numpy(steps), summed, layer))
         return self._requantize(summed, np.float32(step) * scale, output, layer, bits)
 
     def _glue(self, glue: Glue, chosen: Formats, values: Values) -> None:
@@ -207,7 +207,7 @@ class Executor:
     ) -> torch.Tensor:
         grid = self.exporter.ranges.grid(output, bits.writes.bits)
         factor = torch.from_numpy(scale / np.float32(grid.scale))
-        result = summed * (along(factor, summed, layer) if len(factor) > 1 else factor)
+        result = summed.mul_(along(factor, summed, layer) if len(factor) > 1 else factor)
         return result.round_().clamp_(-grid.zero_point, 2**grid.bits - 1 - grid.zero_point)
 
     def _weight(self, layer: Layer, bits: BitWidths) -> torch.Tensor:

@@ -79,6 +79,11 @@ class PostTrainingOracle:
         self._known: dict[tuple[str, ...], float] = {}
 
     @property
+    def count(self) -> int:
+        """Images that an accuracy is the share of."""
+        return len(self._images)
+
+    @property
     def network(self) -> Network:
         """The network that is scored."""
         return self._simulation.network

@@ -164,8 +164,8 @@ def _print_verdict(page: Mapping[str, Any], screen: "Console") -> None:
         f"audit {'ok' if row['audit']['ok'] else 'FAILED'}"
     )
     screen.print(
-        f"chosen by accuracy on the search images ({row['search_accuracy']:.1%}); "
-        "test images are only reported"
+        f"chosen by accuracy on the search images ({row['search_accuracy']:.1%}; of those within a "
+        "standard error of the best, the least proxy loss); test images are only reported"
     )
     if ahead is not None:
         low, high = ahead["interval"]

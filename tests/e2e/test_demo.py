@@ -88,8 +88,15 @@ def test_the_deployed_policy_is_the_most_accurate_whose_file_meets_the_budgets()
         _result("first", 0.5, size=101),
         _result("first", 0.5, ok=False),
     ):
-        assert demo._deployed(rows, _timed(first, second, third), 100.0) == "second"
-        assert demo._deployed(rows, _timed(first), 100.0) is None
+        assert demo._deployed(rows, _timed(first, second, third), 100.0, 10_000) == "second"
+        assert demo._deployed(rows, _timed(first), 100.0, 10_000) is None
+
+
+def test_within_a_standard_error_of_the_best_accuracy_the_least_proxy_loss_is_deployed() -> None:
+    rows: Any = [_Row("lucky", 0.98, 3.0), _Row("sound", 0.975, 1.0), _Row("poor", 0.9, 0.5)]
+    timed = _timed(*(_result(row.name, 0.5) for row in rows))
+    assert demo._deployed(rows, timed, 100.0, 358) == "sound"  # the error is 0.74 points
+    assert demo._deployed(rows, timed, 100.0, 10_000) == "lucky"  # 0.14 points
 
 
 def test_the_table_gets_dearer_by_the_largest_shortfall_and_by_more_each_time() -> None:
@@ -149,7 +156,8 @@ def test_searching_goes_on_until_a_file_meets_its_budgets_or_nothing_is_left(
 
     monkeypatch.setattr(demo, "_search", search)
     monkeypatch.setattr(demo, "benchmark", lambda *_, **__: _timed(_result("exact", next(rest))))
-    prepared = Prepared(None, None, problem, None, None)  # type: ignore[arg-type]
+    oracle: Any = SimpleNamespace(count=358)
+    prepared = Prepared(None, None, problem, None, oracle)  # type: ignore[arg-type]
     found = demo._search_until_met(prepared, table, demo.DemoOptions(), _no_bar)
     assert (found.deployed, found.attempts) == (deployed, attempts)
     assert next(rest, None) is None

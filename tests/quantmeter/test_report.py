@@ -243,7 +243,7 @@ def test_the_headline_says_by_what_the_deployed_policy_was_chosen_and_who_leads_
 ) -> None:
     result["deployed"] = "greedy"
     text = _read(render(result)).text
-    assert "Chosen by accuracy on the search images (95.0 %); held-out images are only" in text
+    assert "Chosen by accuracy on the search images (95.0 %; of those within a standard" in text
     assert (
         "Within both budgets, exact (MILP on proxy loss) reads more of them right: 97.5 % "
         "[95.3 %, 98.7 %]; the two 95 % intervals overlap." in text
@@ -430,7 +430,7 @@ def test_the_terminal_says_by_what_was_chosen_and_who_leads_elsewhere(
     assert "higher on the test images" not in _printed(result)
     result["deployed"] = "greedy"
     text = _printed(result)
-    assert "chosen by accuracy on the search images (95.0%); test images are only" in text
+    assert "chosen by accuracy on the search images (95.0%; of those within a standard" in text
     assert "within both budgets: exact (MILP on proxy loss), 97.5% [95.3%, 98.7%]; the two" in text
     assert "95 % intervals overlap" in text
 
