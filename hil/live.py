@@ -151,6 +151,7 @@ class OrtLive:
             "seed": self._context.seed,
             "inputs": "random" if self._context.inputs is None else "given",
             "policies": len(found.timed),
+            "disturbed_policies": found.disturbed,
             "held_out_policies": found.held_out,
             "held_out_mean_absolute_error": found.held_out_error,
         }

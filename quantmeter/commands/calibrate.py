@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     write(out, table.to_json())
-    known = ("policies", "held_out_policies", "held_out_mean_absolute_error", "inputs")
+    known = ("policies", "disturbed_policies", "held_out_policies", "held_out_mean_absolute_error")
+    known += ("inputs",)
     runs = [bool(column.any()) for column in table.supported.T]
     masked = [str(bits) for bits, ok in zip(table.choices, runs, strict=True) if not ok]
     summary = {"out": str(out), **{key: table.source.get(key) for key in known}, "masked": masked}
@@ -71,4 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{summary['held_out_mean_absolute_error']:.1%} on {summary['held_out_policies']} "
         f"policies that were not fitted ({summary['inputs']} inputs)"
     )
+    if summary["disturbed_policies"]:
+        console().print(
+            f"{summary['disturbed_policies']} more were left out: others disturbed the machine"
+        )
     return 0

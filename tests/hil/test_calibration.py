@@ -83,6 +83,23 @@ def _calibrate(world: World, seconds: float = 80) -> Calibration:
     )
 
 
+@dataclass
+class Shared(World):
+    """A world whose machine has other users, who are busy for a share of every 30 s."""
+
+    share: float = 1 / 3
+    disturbed: int = 0
+
+    def measure(self, pattern: Pattern, seed: int) -> Timed:
+        quiet = super().measure(pattern, seed)
+        if self.now % 30 >= 30 * self.share:
+            return quiet
+        self.disturbed += 1
+        ratio = 1 + (quiet.ratio - 1) * 0.8  # integer kernels suffer more
+        policy = Measurement("policy", (ratio * FLOAT_S * 1.15,))
+        return Timed(pattern, ratio, policy, Measurement("float", (FLOAT_S * 1.15,)))
+
+
 def _random_patterns(count: int) -> list[Pattern]:
     draw = np.random.default_rng(99)
     return [draw.random(len(_network().layers)) < 0.5 for _ in range(count)]
@@ -341,3 +358,20 @@ def test_a_network_without_an_integer_kernel_cannot_be_calibrated() -> None:
             seed=0,
             progress=lambda _share, _what: None,
         )
+
+
+@pytest.mark.parametrize("share", [0.0, 1 / 3])
+def test_what_was_timed_on_a_disturbed_machine_is_left_out(share: float) -> None:
+    world = Shared(_world().truth, share=share)
+    found = _calibrate(world)
+    rows = np.array([found.effects.row(as_policy(_network(), p)) for p in _random_patterns(40)])
+    errors = np.abs((1 + found.fit.predict(rows)) / (1 + rows @ world.truth) - 1)
+    assert found.disturbed == world.disturbed
+    assert (world.disturbed > 20) == (share > 0)
+    assert errors.mean() < 0.01
+    assert found.float_s == FLOAT_S
+
+
+def test_where_little_was_undisturbed_enough_is_kept() -> None:
+    found = _calibrate(Shared(_world().truth, share=0.9))
+    assert len(found.timed) >= 24
