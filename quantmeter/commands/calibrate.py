@@ -54,8 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     write(out, table.to_json())
-    known = ("policies", "disturbed_policies", "held_out_policies", "held_out_mean_absolute_error")
-    known += ("inputs",)
+    known = (
+        *("policies", "disturbed_policies", "held_out_policies"),
+        *("held_out_mean_absolute_error", "inputs"),
+    )
     runs = [bool(column.any()) for column in table.supported.T]
     masked = [str(bits) for bits, ok in zip(table.choices, runs, strict=True) if not ok]
     summary = {"out": str(out), **{key: table.source.get(key) for key in known}, "masked": masked}
