@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +53,6 @@ class BackendContext:
         seed: of every random choice of a backend.
         inputs: real inputs of the network, (N, ...) float32, or None: measuring backends take
             ranges from them.
-        store: folder for measurements, or None.
         progress: called with the share done, 0..1, and what is being done.
     """
 
@@ -62,7 +60,6 @@ class BackendContext:
     seconds: float = 60.0
     seed: int = 0
     inputs: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
-    store: Path | None = None
     progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
 
 

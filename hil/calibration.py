@@ -184,7 +184,7 @@ def calibrate_network(
     started = clock()
     measure = measure or _paired_with_float(exporter, threads, feed)
     timed: list[Timed] = []
-    uniform = [free, ~free & False]
+    uniform = [free, np.zeros_like(free)]
     for pattern in itertools.chain(uniform, patterns(free, seed)):
         elapsed = clock() - started
         if elapsed > seconds and len(timed) > 2:

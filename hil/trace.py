@@ -107,12 +107,12 @@ class _Traces:
 
     def layer(self, node: onnx.NodeProto) -> str | None:
         """Return the layer that kernel `node` executes; suffixes of the optimizer are removed."""
-        stems = [name.split("_token_")[0] for name in (*node.output, node.name)]
+        stems = _stems(node)
         candidates = (
             *(self.parameters.get(name) for name in node.input[1:]),
             *(self.outputs.get(name) for name in node.output),
             # Convolutions in the blocked layout are named after their output.
-            *(self.outputs.get(stem[:-6]) for stem in stems if stem.endswith("_nchwc")),
+            *(self.outputs.get(name) for name in _blocked(stems)),
             *(self.nodes.get(stem) for stem in reversed(stems)),
         )
         return next((found for found in candidates if found is not None), None)

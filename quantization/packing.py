@@ -17,11 +17,6 @@ DOMAIN = "quantmeter"
 FUNCTION = "UnpackBitPlanes"
 
 
-def packed_shape(count: int, bits: int) -> tuple[int, int]:
-    """Return the shape of the planes of `count` weights: (bits, bytes of a plane)."""
-    return bits, -(-count // 8)
-
-
 def pack(values: npt.NDArray[np.signedinteger], bits: int) -> npt.NDArray[np.uint8]:
     """Cut integers into bit planes.
 

@@ -20,7 +20,7 @@ from quantization.policy import Policy
 from quantization.ranges import batches
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
-from search.oracle import Interval
+from search.oracle import Interval, count_right
 
 FLOAT = "float"
 
@@ -195,8 +195,8 @@ def _accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:
     expected = bench.float_labels if labels is None else labels
     name = bench.network.input_names[0]
     logits = [runner.run({name: part})[0] for part in batches(bench.network, images)]
-    found = np.concatenate(logits)[: len(images)].argmax(1)
-    return Interval.wilson(int((found == expected).sum()), len(images))
+    found = np.concatenate(logits)[: len(images)]
+    return Interval.wilson(count_right(found, expected), len(images))
 
 
 def _predict(

@@ -84,6 +84,7 @@ def run_demo(options: DemoOptions, out: Path, bar: Bar) -> DemoResult:
         bar: opens a progress bar.
     """
     out.mkdir(parents=True, exist_ok=True)
+    discard(out)
     bench = _open(options, out)
     with bar("latency") as progress:
         table = calibrate(
@@ -166,7 +167,6 @@ def _search_until_met(
 def _open(options: DemoOptions, out: Path) -> Workbench:
     task = load_digits_task()  # its own seed: the shipped network was trained on that split
     data = Data(task.unseen_images, task.unseen_labels)
-    discard(out)
     np.savez_compressed(out / "data.npz", x=task.unseen_images, y=task.unseen_labels)
     (out / "model.onnx").write_bytes(SHIPPED_MODEL.read_bytes())
     return open_workbench(read_network(out / "model.onnx"), data, seed=options.seed)

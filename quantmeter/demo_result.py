@@ -149,10 +149,13 @@ class DemoResult:
         """Return the error that says that no policy met its budgets when measured."""
         size = self.prepared.problem.budgets[Metric.SIZE]
         small = [r for r in self.timed.results if r.size_bytes <= size]
-        best = min((r.ratio_to_float.high for r in small if r.audit.ok), default=math.nan)
+        best = min((r.ratio_to_float.high for r in small if r.audit.ok), default=None)
+        limit = (
+            "none passed its audit" if best is None else f"the lowest upper limit was {best:.3f}x"
+        )
         return BudgetError(
             f"after {self.attempts} searches no audited policy of at most {size:,.0f} bytes met "
-            f"{LATENCY_BUDGET}x of float when measured; the lowest upper limit was {best:.3f}x"
+            f"{LATENCY_BUDGET}x of float when measured; {limit}"
         )
 
 

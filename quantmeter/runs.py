@@ -10,7 +10,7 @@ from quantization.policy import IndexArray, Policy
 from quantmeter.preparing import Prepared
 from search.budgets import BudgetRequest
 from search.exact import Solution
-from search.oracle import Interval
+from search.oracle import Interval, count_right
 from search.searcher import SearchResult, Trial
 
 POLICY, TRIALS, RESULT = "policy.json", "trials.jsonl", "result.json"
@@ -92,7 +92,7 @@ def simulated_on_test(prepared: Prepared, policy: Policy) -> Interval:
     images, labels = bench.part("test")
     expected = bench.float_labels if labels is None else labels
     logits = bench.simulation.logits(policy, images, bench.corrections(policy))
-    return Interval.wilson(int((logits.argmax(1) == expected).sum()), len(images))
+    return Interval.wilson(count_right(logits, expected), len(images))
 
 
 def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]:

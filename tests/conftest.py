@@ -34,7 +34,6 @@ def attention() -> Subject:
 @pytest.fixture(scope="session")
 def digits() -> Subject:
     """The shipped network of the reference task with all its unseen images."""
-    pytest.importorskip("sklearn")
     from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 
     task = load_digits_task()
@@ -45,7 +44,6 @@ def digits() -> Subject:
 @pytest.fixture(scope="session")
 def mobilenet_model() -> onnx.ModelProto:
     """MobileNetV2 for 224x224 images, with random weights."""
-    pytest.importorskip("onnxscript")
     from benchmarks.networks import build
 
     return build("mobilenet_v2")

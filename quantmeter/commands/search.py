@@ -1,6 +1,7 @@
 """``quantmeter search``: find the bits within budgets."""
 
 import argparse
+import shlex
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -121,8 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{format_quantity(budget['limit'], unit)}"
         )
     out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
-    out.print(
-        f"measure it: quantmeter bench {arguments.model} {arguments.out}/policy.json "
-        f"--data {arguments.data} --vs float --vs w8a8"
-    )
+    # With the same seed: another split would test on images that the search saw.
+    given = ["--data", arguments.data, "--seed", str(arguments.seed)]
+    words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json", *given]
+    command = shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
+    out.print(f"measure it: {command}", soft_wrap=True, markup=False)
     return 0

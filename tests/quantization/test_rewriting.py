@@ -221,7 +221,6 @@ def test_a_sequence_that_cannot_be_split_is_named() -> None:
 
 
 def test_a_module_that_chunks_is_exported_and_quantized() -> None:
-    pytest.importorskip("onnxscript")
     import torch
 
     from quantization.torch_export import export_module

@@ -218,10 +218,12 @@ def test_search_writes_its_run_and_prints_the_same_as_json(call: Call, files: Fi
     assert answer.json == json.loads((files.folder / "NEW/result.json").read_text())
     policy = Policy.read(files.folder / "NEW/policy.json")
     assert set(policy.layers) == set(files.layers)
-    plain = call(line.replace("NEW", "TEXT").replace("--json", "--reward proxy"))
+    plain = call(line.replace("NEW", "TEXT").replace("--json", "--reward proxy --seed 7"))
     assert (plain.status, plain.err) == (0, "")
     assert "Best policy" in plain.out
     assert "latency: " in plain.out
+    bench = "quantmeter bench MODEL.onnx TEXT/policy.json --data DATA.npz --seed 7 "
+    assert bench in plain.out  # on the same split: test images that the search did not see
 
 
 def test_calibrate_writes_a_table_that_search_and_cost_take(call: Call, files: Files) -> None:

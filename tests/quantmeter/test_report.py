@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-pytest.importorskip("jinja2")
-
 from quantmeter.charts import accuracy_chart, latency_chart
 from quantmeter.commands.demo import announce, print_files, print_result
 from quantmeter.report import (
