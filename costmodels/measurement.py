@@ -49,6 +49,11 @@ class Device:
         """Return the fields as JSON values."""
         return {**asdict(self), "isa": list(self.isa)}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Device":
+        """Read what `to_dict` wrote."""
+        return cls(**{**values, "isa": tuple(values["isa"])})
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -99,3 +104,19 @@ class Measurement:
         """Return the fields as JSON values."""
         plain: Sequence[str] = ("samples_s", "warmups_s", "block")
         return {**asdict(self), **{key: list(getattr(self, key)) for key in plain}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Measurement":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            CostError: if a sample is not positive and finite.
+        """
+        return cls(
+            str(values["name"]),
+            tuple(map(float, values["samples_s"])),
+            tuple(map(float, values["warmups_s"])),
+            int(values["inner_loops"]),
+            tuple(map(int, values["block"])),
+            dict(values["context"]),
+        )
