@@ -17,3 +17,7 @@ class BackendError(CostError):
 
 class UnsupportedChoiceError(CostError, ValueError):
     """A policy uses bits that the backend does not support on some layer."""
+
+
+class StoreError(CostError):
+    """The file of measurements is foreign, damaged, locked, or cannot be written."""

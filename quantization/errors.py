@@ -8,6 +8,7 @@
     ├── CostError                costmodels.errors: tables, backends, unsupported choices
     │   ├── TableError
     │   ├── BackendError
+    │   ├── StoreError           hil.store: the file of measurements cannot be used
     │   └── UnsupportedChoiceError
     ├── BudgetError              a budget that cannot be read, or cannot be met
     ├── DisagreementError        search.exact: two computations of one cost differ; to be reported
