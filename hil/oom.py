@@ -25,7 +25,9 @@ def _memory_groups(text: str) -> list[str]:
     """
     found = []
     for line in text.splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if line.count(":") < 2:
+            continue
+        _, controllers, path = line.split(":", 2)
         for inside in dict.fromkeys((path.strip("/"), "")):
             if not controllers:
                 found.append(f"sys/fs/cgroup/{inside}/memory.events")

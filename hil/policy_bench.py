@@ -40,9 +40,7 @@ def policy_worker(setup: Setup, *, limit_s: float, memory_bytes: int | None = No
         limit_s: longest time for building, loading and timing one policy, in seconds.
         memory_bytes: address space of the process, libraries included; None for any.
     """
-    return Worker(
-        "hil.policy_timer:PolicyTimer", setup, limit_s=limit_s, memory_bytes=memory_bytes
-    )
+    return Worker("hil.policy_timer:PolicyTimer", setup, limit_s=limit_s, memory_bytes=memory_bytes)
 
 
 class PolicyBench:

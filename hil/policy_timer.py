@@ -130,7 +130,10 @@ class PolicyTimer:
         built = self._clock()
         runner = self._runner(job.policy, model)
         loaded = self._clock()
-        runs = {"policy": _Counted(runner, self._clock), "float": _Counted(self._float, self._clock)}
+        runs = {
+            "policy": _Counted(runner, self._clock),
+            "float": _Counted(self._float, self._clock),
+        }
         measured = time_interleaved(runs, _timing(self._setup, job), clock=self._clock)
         facts = {
             "build_s": built - started,

@@ -187,7 +187,7 @@ class _Process:
         self.alive = True
         ours, theirs = socket.socketpair()
         watched, self._lifeline = os.pipe()
-        self._notes = tempfile.TemporaryFile()
+        self._notes = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         # Appending, so that the file can be emptied while the process has it open.
         fcntl.fcntl(self._notes, fcntl.F_SETFL, os.O_APPEND)
         command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), str(watched), *sys.path]

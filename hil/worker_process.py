@@ -4,8 +4,8 @@ Messages are pickles. The first one that comes is ``(factory, memory_bytes, pick
 others are jobs; to each goes one `Reply` back. `hil.worker` is the other end.
 """
 
-import fcntl
 import faulthandler
+import fcntl
 import importlib
 import os
 import pickle

@@ -52,7 +52,6 @@ from quantization.policy import Policy
 from quantization.quantizer import quantize_bias
 from quantization.ranges import Ranges, check_ranges
 
-
 REVISION = 1
 """Raised whenever the bytes that `Exporter.build` makes change: stored timings are of one revision.
 

@@ -1,4 +1,4 @@
-"""What the tests let workers do."""
+"""What the tests let workers do; imports little, so that these start quickly."""
 
 import ctypes
 import os
@@ -7,21 +7,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from hil.audit import AuditError
-from quantization.errors import QuantmeterError
+from quantization.errors import ModelError, QuantmeterError
 
 Job = tuple[object, ...]
+ABORTS, RAISES = 9, 99
 
 
-class Particular(QuantmeterError):
+class ParticularError(QuantmeterError):
     """An error that cannot be made from its text."""
 
     def __init__(self, *, number: int) -> None:
         super().__init__(f"particular {number}")
 
 
-class Cramped(QuantmeterError):
+class CrampedError(QuantmeterError):
     """An error of ours about the memory of others."""
 
 
@@ -31,95 +33,125 @@ def handler(argument: object) -> Callable[[Job], object]:
 
     def handle(job: Job) -> object:
         name, *given = job
-        return JOBS[str(name)](kept, *given)
+        if name == "remember":
+            kept.extend(given)
+            return kept
+        return JOBS[str(name)](*given)
 
     return handle
 
 
 def failing(argument: object) -> Callable[[Job], object]:
     """Makes no handler, in the way that `argument` names."""
-    JOBS[str(argument)]([])
+    JOBS[str(argument)]()
     raise AssertionError("unreachable")
 
 
 def once(path: str) -> Callable[[Job], object]:
     """Fails unless a file lies at `path`."""
-    if not os.path.exists(path):  # noqa: PTH110
+    if not Path(path).exists():
         raise RuntimeError("nothing there yet")
     return handler(path)
 
 
-def _remember(kept: list[object], value: object) -> list[object]:
-    kept.append(value)
-    return kept
+def breakable_timer(setup: Any) -> Callable[[Any], object]:
+    """A timer of policies that is killed or raises where a job's seed says so."""
+    from hil.policy_timer import PolicyTimer
+
+    timer = PolicyTimer(setup)
+
+    def handle(job: Any) -> object:
+        if job.seed == ABORTS:
+            os.abort()
+        if job.seed == RAISES:
+            raise ZeroDivisionError("by nobody")
+        return timer(job)
+
+    return handle
 
 
-def _fault(kept: list[object]) -> None:
+def _fault() -> None:
     ctypes.string_at(0)
 
 
-def _kill(kept: list[object], number: int = signal.SIGKILL) -> None:
+def _kill(number: int = signal.SIGKILL) -> None:
     os.kill(os.getpid(), number)
 
 
-def _hang(kept: list[object], seconds: float = 600) -> None:
+def _hang(seconds: float = 600) -> None:
     time.sleep(seconds)
 
 
-def _hang_locked(kept: list[object]) -> None:
+def _hang_locked() -> None:
     """Hold the interpreter's lock, as an extension module may."""
     ctypes.PyDLL(None).usleep(600_000_000)
 
 
-def _raise(kept: list[object]) -> None:
+def _raise() -> None:
     raise ValueError("not this\n  one")
 
 
-def _refuse(kept: list[object]) -> None:
-    raise AuditError("audit failed: layer 'a'")
+def _refuse() -> None:
+    raise ModelError("cannot read 'a.onnx'")
 
 
-def _particular(kept: list[object]) -> None:
-    raise Particular(number=3)
+def _particular() -> None:
+    raise ParticularError(number=3)
 
 
-def _cramped(kept: list[object]) -> None:
-    raise Cramped("cannot load the model: std::bad_alloc")
+def _cramped() -> None:
+    raise CrampedError("cannot load the model: std::bad_alloc")
 
 
-def _exit(kept: list[object], hard: bool) -> None:
+def _exit(hard: bool) -> None:
     if hard:
         os.close(2)
         os._exit(3)
     sys.exit("enough")
 
 
-def _write(kept: list[object], text: str) -> None:
-    print(text, flush=True)
-    print(text, file=sys.stderr, flush=True)
+def _write(text: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.write(text)
+        stream.flush()
 
 
-def _abort(kept: list[object], text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
+def _abort(text: str = "") -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
     os.abort()
 
 
-def _with_child(kept: list[object]) -> int:
+def _with_child() -> int:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 
 
-def _rise_and_kill(kept: list[object], path: str) -> None:
+def _rise_and_kill(path: str) -> None:
     """Be killed as by the kernel, which counts it."""
-    with open(path, "w") as file:  # noqa: PTH123
-        file.write("oom_kill 3\n")
-    _kill(kept)
+    Path(path).write_text("oom_kill 3\n", encoding="utf-8")
+    _kill()
+
+
+def _surroundings() -> tuple[list[str], dict[str, str], str]:
+    return sys.path, dict(os.environ), str(Path.cwd())
+
+
+def _echo(value: object) -> object:
+    return value
+
+
+def _allocate(count: int) -> int:
+    return len(bytearray(count))
+
+
+def _unpicklable() -> object:
+    return lambda: None
 
 
 JOBS: dict[str, Callable[..., object]] = {
-    "remember": _remember,
-    "process": lambda kept: os.getpid(),
-    "path": lambda kept: (sys.path, dict(os.environ), os.getcwd()),  # noqa: PTH109
-    "echo": lambda kept, value: value,
+    "process": os.getpid,
+    "surroundings": _surroundings,
+    "echo": _echo,
     "fault": _fault,
     "kill": _kill,
     "hang": _hang,
@@ -133,6 +165,6 @@ JOBS: dict[str, Callable[..., object]] = {
     "abort": _abort,
     "child": _with_child,
     "killed for memory": _rise_and_kill,
-    "allocate": lambda kept, count: len(bytearray(count)),
-    "lambda": lambda kept: lambda: None,
+    "allocate": _allocate,
+    "unpicklable": _unpicklable,
 }
