@@ -12,7 +12,8 @@
     │   └── UnsupportedChoiceError
     ├── BudgetError              a budget that cannot be read, or cannot be met
     ├── DisagreementError        search.exact: two computations of one cost differ; to be reported
-    └── AuditError               hil.audit: the file or its execution is not what was asked for
+    ├── AuditError               hil.audit: the file or its execution is not what was asked for
+    └── WorkerError              hil.worker: a job failed, hung or was killed
 
 Each message is one line that names what is wrong and what to do next.
 """

@@ -52,6 +52,12 @@ from quantization.policy import Policy
 from quantization.quantizer import quantize_bias
 from quantization.ranges import Ranges, check_ranges
 
+REVISION = 1
+"""Raised whenever the bytes that `Exporter.build` makes change: stored timings are of one revision.
+
+A golden test (tests/quantization/test_revision.py) tells when that is.
+"""
+
 
 def parameter_names(network: Network, layer: str) -> tuple[str, ...]:
     """Return the names by which `layer`'s parameters go in an exported file and in sessions of it.

@@ -1,11 +1,14 @@
 """Ranges of activations, collected from real inputs by ONNX Runtime's own calibrators."""
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +43,12 @@ class Ranges:
     limits: Mapping[str, tuple[float, float]]
     method: str
     images: int
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of network and limits: what an exported file depends on, not where from."""
+        text = json.dumps([self.network, dict(self.limits)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def grid(self, tensor: str, bits: int) -> AffineGrid:
         """Return the affine grid of `tensor` with 2^bits levels.

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from hil.live import OrtLive, create
 from hil.ort import (
     Runner,
     load_session,
+    load_with_graph,
     one_feed,
     optimized_graph,
     random_inputs,
@@ -85,6 +87,28 @@ def test_a_runner_shows_the_graph_that_its_own_session_executes(network: Network
 
     with pytest.raises(AuditError, match="nodes are too many"):
         Runner(model, 1, feed, refuse)
+
+
+def test_a_graph_comes_with_the_values_of_its_constants_only_on_request(network: Network) -> None:
+    model = network.model.SerializeToString()
+    _, bare = load_with_graph(model, session_options(1))
+    _, full = load_with_graph(model, session_options(1), values=True)
+    assert [(t.name, list(t.dims), t.data_type) for t in bare.initializer] == [
+        (t.name, list(t.dims), t.data_type) for t in full.initializer
+    ]
+    assert len(full.initializer) > 3
+    assert not any(t.raw_data or t.float_data for t in bare.initializer)
+    assert all(onnx.numpy_helper.to_array(t).size for t in full.initializer)
+    assert [n.op_type for n in bare.node] == [n.op_type for n in full.node]
+
+
+def test_loading_with_a_graph_leaves_nothing_open(network: Network) -> None:
+    model = network.model.SerializeToString()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    load_with_graph(model, session_options(1))
+    with pytest.raises(ModelError, match="cannot load"):
+        load_with_graph(model[:-100], session_options(1))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_sessions_have_the_threads_that_were_asked_for_and_default_optimization() -> None:

@@ -1,0 +1,166 @@
+"""Times policies of one network beside the float network: what is timed, and who does it.
+
+`PolicyTimer` is made for a worker process (`hil.worker`), which a policy may crash or hang. What a
+timing depends on is in a `Setup` and the policy; `subject` turns both into its identity, under
+which a store keeps it, without building anything.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+from hil.audit import require_kernels
+from hil.ort import Runner, recorded_options
+from hil.records import Record, Subject
+from hil.timing import Clock, TimingOptions, time_interleaved
+from quantization.deployment import ExportOptions
+from quantization.export import REVISION, Exporter
+from quantization.network import Network
+from quantization.policy import Policy
+from quantization.quantizer import Float32Array
+from quantization.ranges import Ranges
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What all policies that are timed have in common; can be pickled.
+
+    Args:
+        network: the network.
+        ranges: its activations' ranges.
+        feed: inputs by name that every run uses.
+        options: of the exporter; ``pack`` off saves loading time.
+        threads: of the runtime.
+        timing: how long; its seed is that of policies for which no other is given.
+    """
+
+    network: Network
+    ranges: Ranges
+    feed: Mapping[str, Float32Array]
+    options: ExportOptions = field(default_factory=ExportOptions)
+    threads: int = 1
+    timing: TimingOptions = field(default_factory=TimingOptions)
+
+    @cached_property
+    def feed_digest(self) -> str:
+        """SHA-256 of the inputs."""
+        hashed = hashlib.sha256()
+        for name, values in sorted(self.feed.items()):
+            hashed.update(repr((name, values.dtype.str, values.shape)).encode())
+            hashed.update(values.tobytes())
+        return hashed.hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One policy to time.
+
+    Args:
+        policy: the policy.
+        seed: of the order of turns; None for that of `Setup.timing`.
+    """
+
+    policy: Policy
+    seed: int | None = None
+
+
+def subject(setup: Setup, job: Job) -> Subject:
+    """Return the identity of what timing `job` gives, apart from the device.
+
+    Weights and ranges belong to it, though tables of cost outlive both: the runtime removes
+    operators whose effect the ranges already have, and folds constants by their values. So do the
+    inputs, which may bring denormal numbers about. Options of the policy do not: none of them
+    decides how the exporter builds it from given ranges.
+    """
+    network, timing = setup.network, _timing(setup, job)
+    return Subject(
+        {
+            "measured": "a policy beside float",
+            "network": network.digest,
+            "weights": network.weights_digest,
+            "ranges": setup.ranges.digest,
+            "inputs": setup.feed_digest,
+            "policy": [str(job.policy[name]) for name in network.layer_names],
+            "export": {**asdict(setup.options), "revision": REVISION},
+            "runtime": recorded_options(setup.threads),
+            "timing": asdict(timing),
+        }
+    )
+
+
+class PolicyTimer:
+    """Builds, loads, audits and times one policy after the other beside the float network.
+
+    The audit is of the graph that the timed session executes.
+
+    Args:
+        setup: what they have in common.
+        clock: seconds; for tests.
+
+    Raises:
+        AuditError: if the runtime does not execute the float network as asked.
+        DataError: if the ranges belong to another network.
+        ModelError: if the runtime refuses the float network.
+    """
+
+    def __init__(self, setup: Setup, clock: Clock = time.perf_counter) -> None:
+        self._setup, self._clock = setup, clock
+        self._exporter = Exporter(setup.network, setup.ranges, setup.options)
+        float_policy = Policy({})
+        self._float = self._runner(float_policy, self._exporter.build(float_policy))
+
+    def __call__(self, job: Job) -> Record:
+        """Time the policy of `job`.
+
+        Returns:
+            Measurements of ``policy`` and ``float``. Facts: seconds that building (``build_s``),
+            loading with its audit (``load_s``) and timing (``timing_s``) took, and how many of the
+            last were inference, warm-ups included (``inference_s``); ``model_bytes``.
+
+        Raises:
+            AuditError: if the runtime does not execute what the policy asks for.
+            ModelError: if the runtime refuses the model.
+            PolicyError: if the policy does not fit the network or a layer is not deployable.
+        """
+        started = self._clock()
+        model = self._exporter.build(job.policy)
+        built = self._clock()
+        runner = self._runner(job.policy, model)
+        loaded = self._clock()
+        runs = {
+            "policy": _Counted(runner, self._clock),
+            "float": _Counted(self._float, self._clock),
+        }
+        measured = time_interleaved(runs, _timing(self._setup, job), clock=self._clock)
+        facts = {
+            "build_s": built - started,
+            "load_s": loaded - built,
+            "timing_s": self._clock() - loaded,
+            "inference_s": sum(run.spent_s for run in runs.values()),
+            "model_bytes": len(model),
+        }
+        return Record(measured, facts=facts)
+
+    def _runner(self, policy: Policy, model: bytes) -> Runner:
+        check = partial(require_kernels, self._setup.network, policy)
+        return Runner(model, self._setup.threads, self._setup.feed, check)
+
+
+class _Counted:
+    """A run that counts the seconds that it takes; its own 0.1 us hit all candidates alike."""
+
+    def __init__(self, run: Callable[[], Any], clock: Clock) -> None:
+        self._run, self._clock = run, clock
+        self.spent_s = 0.0
+
+    def __call__(self) -> None:
+        started = self._clock()
+        self._run()
+        self.spent_s += self._clock() - started
+
+
+def _timing(setup: Setup, job: Job) -> TimingOptions:
+    return setup.timing if job.seed is None else replace(setup.timing, seed=job.seed)
