@@ -133,20 +133,3 @@ def test_a_clear_loser_is_found_at_the_first_looks(noise: Noise) -> None:
     blocks = [_stopped(noise, math.log(1.3), seed)[0] for seed in range(100)]
     assert np.median(blocks) == LOOKS[0]
     assert np.mean(blocks) < 1.5 * LOOKS[0]
-
-
-def test_a_percentile_bootstrap_at_the_same_looks_would_err_too_often() -> None:
-    """Why it is not used: with normal noise it exceeds what this file demands of the other."""
-
-    def errs(seed: int) -> bool:
-        draw = np.random.default_rng(seed)
-        values = math.sqrt(2) * _independent(draw, LOOKS[-1])
-        for look, level in zip(LOOKS, levels(LOOKS, 0.05), strict=True):
-            drawn = values[draw.integers(look, size=(300, look))]
-            low, high = np.quantile(np.median(drawn, axis=1), [level / 2, 1 - level / 2])
-            if low > 0 or high < 0:
-                return True
-        return False
-
-    trials = 4 * TRIALS
-    assert sum(errs(seed) for seed in range(trials)) > binom.ppf(0.99, trials, 0.05)
