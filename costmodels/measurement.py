@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.errors import CostError
+from costmodels.quantiles import least_runs
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,28 @@ class Measurement:
         """The median, for people."""
         return float(np.median(self.samples_s))
 
-    def block_values(self) -> dict[int, float]:
-        """Return the median of each block's samples in seconds, by block number."""
+    def quantile_s(self, quantile: float) -> float | None:
+        """Return a quantile for people, in seconds; None where the runs cannot tell it.
+
+        The median is always told. Others need `costmodels.quantiles.least_runs` runs, each timed by
+        itself: the tail of means is not the tail of runs.
+
+        Args:
+            quantile: between 0 and 1, exclusive.
+        """
+        if quantile == 0.5:
+            return self.median_s
+        if self.inner_loops > 1 or len(self.samples_s) < least_runs(quantile):
+            return None
+        return float(np.quantile(self.samples_s, quantile))
+
+    def block_values(self, quantile: float = 0.5) -> dict[int, float]:
+        """Return the median, or another quantile, of each block's samples in s, by its number."""
         numbers = np.array(self.block or [0] * len(self.samples_s))
         samples = np.array(self.samples_s)
-        return {int(b): float(np.median(samples[numbers == b])) for b in np.unique(numbers)}
+        return {
+            int(b): float(np.quantile(samples[numbers == b], quantile)) for b in np.unique(numbers)
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -38,7 +38,7 @@ from quantization.quantizer import Float32Array
 INTEGER = BitWidths(8, 8)
 """Stands for every deployable integer choice: they all execute the same kernels."""
 
-_TURNS = TimingOptions(blocks=3, samples=5, warm_runs=1)
+_TURNS = TimingOptions(blocks=3, samples=5, warm_runs=1, turn_s=0.0, sample_s=1e-3, warm_up=None)
 _HELD_OUT = 7
 """Every seventh policy is held out of the fit and tells its error."""
 _LEAST_POLICIES = 24

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     ("script", "expected"),
     [
         ("episodes.py", r"update +[\d.]+ ms"),
+        ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("train_digits.py", r"[\d.]+ ?%"),
     ],

@@ -74,3 +74,22 @@ def test_only_what_decides_speed_is_part_of_a_devices_identity(
 def test_p10_is_numpys_percentile() -> None:
     samples = np.random.default_rng(0).uniform(1, 2, 37)
     assert Measurement("x", tuple(samples)).p10_s == np.percentile(samples, 10)
+
+
+def test_p90_needs_64_runs_and_p99_needs_662_and_the_median_none() -> None:
+    for quantile, fewest in ((0.9, 64), (0.99, 662)):
+        samples = tuple(np.random.default_rng(0).uniform(1, 2, fewest))
+        assert Measurement("x", samples[1:]).quantile_s(quantile) is None
+        assert Measurement("x", samples).quantile_s(quantile) == np.quantile(samples, quantile)
+    assert Measurement("x", (3.0,)).quantile_s(0.5) == 3.0
+
+
+def test_the_tail_of_means_is_not_told() -> None:
+    samples = tuple(np.random.default_rng(0).uniform(1, 2, 700))
+    assert Measurement("x", samples, inner_loops=2).quantile_s(0.9) is None
+    assert Measurement("x", samples, inner_loops=2).quantile_s(0.5) == np.median(samples)
+
+
+def test_another_quantile_may_stand_for_a_block() -> None:
+    found = Measurement("conv", (1.0, 9.0, 2.0, 5.0, 7.0), block=(0, 0, 0, 3, 3))
+    assert found.block_values(0.0) == {0: 1.0, 3: 5.0}
