@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from costmodels.cells import Cells, Once, Provenance
+from costmodels.context import Context
 from costmodels.errors import TableError
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
@@ -56,6 +57,7 @@ def to_frame(table: Any) -> pd.DataFrame:
         "statistic": table.statistic,
         "network": table.network,
         "source": dict(table.source),
+        "context": None if table.context is None else table.context.to_json(),
     }
     return frame
 
@@ -86,7 +88,7 @@ def fields_of_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None)
         return _fields(frame, about)
     except TableError:
         raise
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise TableError(
             f"the cost table is damaged: {error}; restore it or make the table anew"
         ) from None
@@ -116,6 +118,7 @@ def _fields(frame: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
         "constant": float(by_block["constant"]["value"].iloc[0]),
         "once": _once(by_block["once"], layers, choices),
         "source": about.get("source", {}),
+        "context": Context.from_json(about.get("context")),
     }
 
 

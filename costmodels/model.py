@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +54,8 @@ class BackendContext:
         seed: of every random choice of a backend.
         inputs: real inputs of the network, (N, ...) float32, or None: measuring backends take
             ranges from them.
+        store: file of the measurements that are kept, or None: measuring backends look there
+            first, and a run that was ended goes on from there.
         progress: called with the share done, 0..1, and what is being done.
     """
 
@@ -60,6 +63,7 @@ class BackendContext:
     seconds: float = 60.0
     seed: int = 0
     inputs: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
+    store: Path | None = None
     progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
-from costmodels.pricing import total
+from costmodels.pricing import priced_network, total
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import BitWidths
@@ -37,7 +37,9 @@ class TableReplay(TableBackend):
         return self._table.restrict(choices)
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
-        """Price from the whole stored table: it is compiled once, whatever choices are asked for.
+        """Price from the whole stored table and its context, if it has one.
+
+        It is compiled once, whatever choices are asked for.
 
         Raises:
             BackendError: if it holds another metric.
@@ -45,7 +47,11 @@ class TableReplay(TableBackend):
             UnsupportedChoiceError: if a policy uses bits that it does not hold or support.
         """
         self.require(metric)
-        return total(self._table, network, policies)
+        costs = total(self._table, network, policies)
+        if self._table.context is None:
+            return costs
+        index = priced_network(self._table, network).recode(policies)
+        return costs + self._table.context.correction(index, self._table.choices)
 
 
 def create(argument: str, context: BackendContext) -> TableReplay:

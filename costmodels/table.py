@@ -25,6 +25,7 @@ from costmodels.cells import (
     once_to_json,
     select,
 )
+from costmodels.context import Context
 from costmodels.errors import TableError
 from costmodels.units import UNITS, Metric, Unit
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
@@ -62,6 +63,8 @@ class CostTable:
             any, are texts that are printed with the costs.
         measurements: raw samples behind the values, if any; JSON values.
         once: what is paid once if any layer is at one of some cells, or None.
+        context: what groups of neighbouring layers add beyond the cells, or None. It is not part
+            of the sum above: searches add up cells, `total` of a backend may know more.
 
     Raises:
         TableError: if shapes, signs, units or the diagonal are wrong.
@@ -82,6 +85,7 @@ class CostTable:
     source: Mapping[str, Any] = field(default_factory=dict)
     measurements: Sequence[Mapping[str, Any]] = ()
     once: Once | None = None
+    context: Context | None = None
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -103,6 +107,8 @@ class CostTable:
             raise TableError(
                 f"once has shape {self.once.cells.shape}, expected {self.unary.value.shape}"
             )
+        if self.context is not None:
+            self.context.check(len(self.layers))
         if (self.unary.value < 0).any():
             raise TableError("the cost of a layer is negative")
         if np.diagonal(self.conversion.value, axis1=1, axis2=2).any():
@@ -202,6 +208,7 @@ class CostTable:
             self.source,
             self.measurements,
             once,
+            self.context,
         )
 
     def to_json(self) -> str:
@@ -221,6 +228,7 @@ class CostTable:
                 **{name: cells_to_json(getattr(self, name)) for name in _BLOCKS},
                 "constant": self.constant,
                 "once": once_to_json(self.once, self.layers, self.choices),
+                "context": None if self.context is None else self.context.to_json(),
                 "source": dict(self.source),
                 "measurements": list(self.measurements),
             },
@@ -267,6 +275,7 @@ class CostTable:
                 **{name: cells_from_json(name, content[name], shapes[name]) for name in _BLOCKS},
                 constant=content["constant"],
                 once=once_from_json(content.get("once"), content["layers"], choices),
+                context=Context.from_json(content.get("context")),
                 source=content["source"],
                 measurements=list(content["measurements"]),
             )

@@ -2,65 +2,142 @@
 
 A layer's cost inside a network is not its cost alone: neighbours decide layout changes, lost
 fusions and what the caches hold. So whole networks are timed, each under a policy of a design and
-paired with the float network, and the table is the linear model that explains these times:
+paired with the float network. Two models explain these times, one on top of the other:
 
     time / float time = 1 + sum over integer layers, integer glue and conversions of their effect
+                          + sum over groups of neighbouring layers of theirs
 
-with a physical prior from one profile of the float and one of the all-integer network.
+The first sum is what a table can hold; the second is its context (`costmodels.context`). Both have
+a physical prior, the first from one profile of the float and one of the all-integer network.
 """
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
+from costmodels.context import Context
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
 from costmodels.table import BoolArray, FloatArray
-from hil.audit import require_kernels
-from hil.design import Pattern, patterns
-from hil.ort import Runner, one_feed
-from hil.profile import node_shares
-from hil.regression import Fit, fit
-from hil.timing import Clock, TimingOptions, time_interleaved
-from quantization.bits import FLOAT32, BitWidths, Format
+from hil.design import Pattern, mixture, patterns
+from hil.effects import Effects, shares_of_nodes
+from hil.interactions import Interactions
+from hil.profile import Profile
+from hil.records import Failure, Record
+from hil.regression import Fit, Prior, fit, ordinary
+from hil.timing import Clock, TimingOptions
+from hil.validation import LEAST_POLICIES, Validation
+from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
-from quantization.export import Exporter
-from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy
-from quantization.quantizer import Float32Array
 
 INTEGER = BitWidths(8, 8)
 """Stands for every deployable integer choice: they all execute the same kernels."""
 
-_TURNS = TimingOptions(blocks=3, samples=5, warm_runs=1, turn_s=0.0, sample_s=1e-3, warm_up=None)
-_HELD_OUT = 7
-"""Every seventh policy is held out of the fit and tells its error."""
-_LEAST_POLICIES = 24
-_DISTURBED = 1.05
-"""A policy is left out if the float network beside it took this much longer than undisturbed.
+TURNS = TimingOptions(blocks=3, samples=3, warm_runs=1, turn_s=10e-3, sample_s=1e-3, warm_up=None)
+"""How one policy is timed: briefly, since many policies tell more than many runs of one."""
+
+_LEAST_FITTED = 24
+_LATER = 10
+"""Every third policy judges until there are enough for an interval; then every tenth does."""
+
+_QUIET, _LOUDER = 0.03, 0.05
+"""The noise of a row grows by its size with each `_LOUDER` that float took longer than `_QUIET`.
 
 Other users of a shared machine do not slow all kernels alike. Measured on the reference network
 (two virtual cores, Zen 5): float 415 us and uniform INT8 193 us when alone, 476 us and 257 us in
-bad minutes, so that their ratio goes from 0.465 to 0.54. Pairing does not mend that.
+bad minutes, so that their ratio goes from 0.465 to 0.54. Pairing does not mend that; counting such
+rows for less does. On five networks of 224 x 224 the mean error over policies that were not fitted
+was 1.8-3.9 % with all rows alike and 1.0-3.2 % so (60 s each, one noisy afternoon).
 """
-_LEAST_SHARE = 0.25
-"""Of the policies that are kept, however disturbed they are."""
+_UNLIKE = 4.0
+"""Robust standard deviations beyond which a row is left out: something happened while it ran."""
+
+
+class FailedPolicyError(BackendError):
+    """A policy that could not be timed.
+
+    Args:
+        failure: why.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"the policy could not be timed: {failure.kind.value}: {failure.text}")
+        self.failure = failure
 
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """One policy of the design and its paired timing."""
+    """One policy of the design and its paired timing.
+
+    Args:
+        pattern: (L,) which layers run as integers.
+        ratio: p10 of the policy over p10 of the float network beside it.
+        measurement: of the policy.
+        reference: of the float network.
+        wall_s: seconds that building, loading and timing took.
+    """
 
     pattern: Pattern
     ratio: float
     measurement: Measurement
     reference: Measurement
+    wall_s: float
+
+    @classmethod
+    def of(cls, pattern: Pattern, record: Record) -> "Timed":
+        """Read a record with measurements ``policy`` and ``float``.
+
+        Raises:
+            FailedPolicyError: if it holds a failure.
+        """
+        if record.failure is not None:
+            raise FailedPolicyError(record.failure)
+        policy, reference = record.measurements["policy"], record.measurements["float"]
+        parts = (record.facts[name] for name in ("build_s", "load_s", "timing_s"))
+        return cls(pattern, policy.p10_s / reference.p10_s, policy, reference, sum(parts))
+
+
+Measure = Callable[[Pattern, int], Timed]
+"""Times the policy of a pattern; the second argument is a seed.
+
+Raises `FailedPolicyError` if it crashed, hung or raised.
+"""
+Inspect = Callable[[Policy], Profile]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Both sums of the model, fitted.
+
+    Args:
+        effects: the columns of the first.
+        coefficients: (D,) effects relative to the float network's time, none implausible.
+        fit: the regression that they come from.
+        context: the second, relative to the float network's time.
+        context_fit: the regression that it comes from.
+        unlike: how many rows were left out because they were unlike all others.
+    """
+
+    effects: Effects
+    coefficients: FloatArray
+    fit: Fit
+    context: Context
+    context_fit: Fit
+    unlike: int
+
+    def table(self, patterns_: Sequence[Pattern]) -> FloatArray:
+        """Return the ratios to float, (P,), that the table alone predicts."""
+        return 1 + rows_of(self.effects, patterns_) @ self.coefficients
+
+    def total(self, patterns_: Sequence[Pattern]) -> FloatArray:
+        """Return the ratios to float, (P,), that table and context predict."""
+        index = np.array(patterns_, np.uint8)
+        return self.table(patterns_) + self.context.correction(index, (FLOAT32, INTEGER))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,173 +145,196 @@ class Calibration:
     """What calibrating one network gives.
 
     Args:
-        float_s: p10 of the float network in seconds.
-        float_shares: share of the float network's time, by node name.
-        fit: effects relative to the float network's time, in the order of `Effects`.
-        effects: what the coefficients stand for.
+        float_s: p10 of the float network in seconds, undisturbed.
+        shares: (L + G,) share of the float network's time of each layer and glue operator.
+        kernels: executed kernels of the all-integer and of the float network, by layer.
+        model: fitted to all policies.
         paid: (D,) effects that at least one timed policy has; no time tells anything of the others.
-        timed: the timed policies that were fitted or held out.
-        disturbed: how many others were timed while the machine was disturbed, and left out.
-        held_out_error: mean absolute relative error on policies that were not fitted.
-        held_out: how many these were.
+        timed: the policies that were timed.
+        judged: (N,) which of them judged the model: their errors are those of a model that was
+            fitted without them.
+        disturbed: how many were timed while the machine was disturbed, and count for less.
+        failed: what the failed ones ended in.
+        validation: what those that judged say; None if there were none.
     """
 
     float_s: float
-    float_shares: dict[str, float]
-    fit: Fit
-    effects: "Effects"
+    shares: FloatArray
+    kernels: tuple[Mapping[str, str], Mapping[str, str]]
+    model: Model
     paid: BoolArray
     timed: tuple[Timed, ...]
+    judged: BoolArray
     disturbed: int
-    held_out_error: float
-    held_out: int
-
-
-Measure = Callable[[Pattern, int], Timed]
-"""Times the policy of a pattern; the second argument is a seed."""
-
-
-class Effects:
-    """The columns of the linear model, and how a policy turns into a row.
-
-    Args:
-        network: the network.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.layers = network.layer_names
-        self.glue = tuple(glue.name for glue in network.glue if glue.integer)
-        self.conversions = tuple(
-            (tensor.name, target)
-            for tensor in network.tensors
-            for target in (Format.INT8, Format.FLOAT32)
-        )
-        self.count = len(self.layers) + len(self.glue) + len(self.conversions)
-
-    @property
-    def blocks(self) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        """(D,): 0 for layers, 1 for glue, 2 and 3 for conversions to integers and to floats."""
-        target = [2 if target is Format.INT8 else 3 for _, target in self.conversions]
-        return np.array([0] * len(self.layers) + [1] * len(self.glue) + target, np.intp)
-
-    def row(self, policy: Policy) -> FloatArray:
-        """Return the features of `policy`, (D,)."""
-        chosen = formats(self.network, policy)
-        integer = [not policy[name].reads.is_float for name in self.layers]
-        glue = [not chosen.reads[name].is_float for name in self.glue]
-        paid = {(tensor, target) for tensor, _, target in chosen.conversions}
-        return np.array([*integer, *glue, *(key in paid for key in self.conversions)], float)
-
-    def prior(
-        self, float_shares: dict[str, float], integer_shares: dict[str, float], ratio: float
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return prior means and relative deviations of all effects, (D,) each.
-
-        Args:
-            float_shares: share of the float network's time by node.
-            integer_shares: the same of the all-integer network.
-            ratio: time of the all-integer network over the float one.
-        """
-        nodes = (*self.layers, *self.glue)
-        before = np.array([float_shares.get(name, 0.0) for name in nodes])
-        after = np.array([integer_shares.get(name, 0.0) for name in nodes]) * ratio
-        # Nothing is known of what a conversion costs before it is timed; it may even gain a fusion:
-        # the mean is zero. It streams its tensor once, so costs are thought to scatter in
-        # proportion to sizes; how widely is fitted (the block's scale).
-        counts = [self.network.tensor_by_name[name].count for name, _ in self.conversions]
-        streamed = np.array(counts) / max(sum(counts), 1)
-        mean = np.concatenate([after - before, np.zeros(len(streamed))])
-        spread = np.concatenate([before + after + 1e-3, streamed + 1e-3])
-        return mean, spread
+    failed: tuple[Failure, ...]
+    validation: Validation | None
 
 
 def calibrate_network(
-    exporter: Exporter,
-    inputs: Float32Array,
+    network: Network,
+    measure: Measure,
+    inspect: Inspect,
     *,
     seconds: float,
-    threads: int,
     seed: int,
     progress: Callable[[float, str], None],
-    measure: Measure | None = None,
     clock: Clock = time.perf_counter,
 ) -> Calibration:
-    """Time policies of one network for about `seconds`, and fit the table's effects.
+    """Time policies of one network for about `seconds`, and fit table and context.
 
     Args:
-        exporter: builds the policies; `ExportOptions.pack` off saves loading time.
-        inputs: at least one input, (N, ...); the first batch is what runs.
-        seconds: wall time, including building and loading.
-        threads: of the runtime.
+        network: the network.
+        measure: times the policy of one pattern beside the float network.
+        inspect: profiles a policy.
+        seconds: time for building, loading and timing policies. What an earlier run already took
+            counts, so that a run which was killed goes on to the same end.
         seed: of the design.
         progress: called with the share done and what is being done.
-        measure: times one pattern; None builds, loads and times it beside the float network.
-        clock: seconds, of the whole; for tests.
+        clock: seconds; for tests.
 
     Raises:
         AuditError: if the runtime does not execute what a policy asks for.
         BackendError: if the time was too short for a fit, or no layer runs as integers.
         ModelError: if the runtime refuses a model.
     """
-    network, feed = exporter.network, one_feed(exporter.network, inputs)
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
     if not free.any():
         raise BackendError("no layer of this network runs as integers here; there is no choice")
-    started = clock()
-    measure = measure or _paired_with_float(exporter, threads, feed)
     timed: list[Timed] = []
-    uniform = [free, np.zeros_like(free)]
-    for pattern in itertools.chain(uniform, patterns(free, seed)):
-        elapsed = clock() - started
-        if elapsed > seconds and len(timed) > 2:
+    judged: list[bool] = []
+    failed: list[Failure] = []
+    spent = 0.0
+    for position, (pattern, judges) in enumerate(_schedule(free, seed)):
+        if spent > seconds and len(timed) > 2:
             break
-        progress(min(elapsed / seconds, 1.0), f"{len(timed)} policies timed")
-        timed.append(measure(pattern, seed + len(timed)))
-    if len(timed) < _LEAST_POLICIES:
+        progress(min(spent / seconds, 1.0), f"{len(timed)} policies timed")
+        began = clock()
+        try:
+            timed.append(measure(pattern, seed + position))
+        except FailedPolicyError as error:
+            failed.append(error.failure)
+            spent += clock() - began
+            if len(failed) > max(len(timed), 2):
+                raise
+            continue
+        judged.append(judges)
+        spent += timed[-1].wall_s
+    fitted = len(timed) - sum(judged)
+    if fitted < _LEAST_FITTED:
         raise BackendError(
-            f"{seconds:.0f} s were enough for {len(timed)} policies only; "
-            f"{_LEAST_POLICIES} are needed: give more time"
+            f"{seconds:g} s were enough for {len(timed)} policies only, {fitted} of them to fit; "
+            f"{_LEAST_FITTED} are needed: give more time"
         )
     progress(1.0, f"{len(timed)} policies timed")
-    all_integer = timed[0].ratio
-    taken, timed = len(timed), undisturbed(timed)
-    float_shares = node_shares(exporter, Policy({}), threads, feed)
-    integer_shares = node_shares(exporter, as_policy(network, free), threads, feed)
-    effects = Effects(network)
-    prior = effects.prior(float_shares, integer_shares, all_integer)
-    rows = np.array([effects.row(as_policy(network, t.pattern)) for t in timed])
-    ratios = np.array([t.ratio for t in timed])
-    held = np.arange(len(timed)) % _HELD_OUT == _HELD_OUT - 1
-    trial = fit(rows[~held], ratios[~held] - 1, *prior, effects.blocks)
-    error = np.abs((1 + trial.predict(rows[held])) / ratios[held] - 1).mean()
-    final = fit(rows, ratios - 1, *prior, effects.blocks, start=trial)
-    float_s = float(np.median([t.reference.p10_s for t in timed]))
-    return Calibration(
-        float_s,
-        float_shares,
-        final,
-        effects,
-        np.asarray(rows.any(axis=0), np.bool_),
-        tuple(timed),
-        taken - len(timed),
-        float(error),
-        int(held.sum()),
-    )
+    profiles = [inspect(as_policy(network, each)) for each in (free, np.zeros_like(free))]
+    return _calibration(network, timed, np.array(judged), failed, profiles)
 
 
-def undisturbed(timed: Sequence[Timed]) -> list[Timed]:
-    """Return the policies beside which the float network was about as quick as it ever is.
-
-    At least `_LEAST_POLICIES`, and at least a quarter of all, in the order of timing.
-    """
+def _calibration(
+    network: Network,
+    timed: Sequence[Timed],
+    judged: BoolArray,
+    failed: Sequence[Failure],
+    profiles: Sequence[Profile],
+) -> Calibration:
+    integer, floats = profiles
+    effects, shares = Effects(network), shares_of_nodes(network, floats.shares)
+    prior = effects.prior(floats.shares, integer.shares, timed[0].ratio)
     references = np.array([t.reference.p10_s for t in timed])
-    least = max(_LEAST_POLICIES, math.ceil(_LEAST_SHARE * len(timed)))
-    limit = max(
-        _DISTURBED * float(np.percentile(references, 5)),
-        float(np.sort(references)[min(least, len(timed)) - 1]),
+    weights = loudness(references)
+    trial = _fit_model(
+        effects,
+        prior,
+        shares,
+        [t for t, judges in zip(timed, judged, strict=True) if not judges],
+        weights[~judged],
     )
-    return [t for t, reference in zip(timed, references, strict=True) if reference <= limit]
+    model = _fit_model(effects, prior, shares, timed, weights, start=trial)
+    validation = None
+    if judged.any():
+        apart = [t for t, judges in zip(timed, judged, strict=True) if judges]
+        judging = [t.pattern for t in apart]
+        ratios = np.array([t.ratio for t in apart])
+        validation = Validation.of(trial.total(judging), trial.table(judging), ratios)
+    return Calibration(
+        float(np.median(references[weights == 1])),
+        shares,
+        (integer.kernels, floats.kernels),
+        model,
+        effects.paid(rows_of(effects, [t.pattern for t in timed])),
+        tuple(timed),
+        judged,
+        int((weights > 1).sum()),
+        tuple(failed),
+        validation,
+    )
+
+
+def _schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:
+    """Yield what to time, and whether it judges: all integer, all float, then both streams."""
+    yield free, False
+    yield np.zeros_like(free), False
+    design, judges = patterns(free, seed), mixture(free, seed)
+    drawn = 0
+    for position in itertools.count(1):
+        if position % (3 if drawn < LEAST_POLICIES else _LATER) == 0:
+            drawn += 1
+            yield next(judges), True
+        else:
+            yield next(design), False
+
+
+def loudness(references: FloatArray) -> FloatArray:
+    """Return by what factor the noise of each policy is larger than in quiet, (N,).
+
+    Args:
+        references: (N,) seconds of the float network beside each.
+    """
+    longer = references / np.percentile(references, 5) - 1
+    return 1 + np.maximum(longer - _QUIET, 0.0) / _LOUDER
+
+
+def _fit_model(
+    effects: Effects,
+    prior: Prior,
+    shares: FloatArray,
+    timed: Sequence[Timed],
+    weights: FloatArray,
+    start: Model | None = None,
+) -> Model:
+    """Fit both sums; scales and noise are those of `start`, if there is one."""
+    chosen = [t.pattern for t in timed]
+    rows, ratios = rows_of(effects, chosen), np.array([t.ratio for t in timed])
+    first, kept = _fit_without_unlike(
+        rows, ratios - 1, prior, weights, None if start is None else start.fit
+    )
+    coefficients = effects.plausible(first.coefficients, shares)
+    layers = len(effects.layers)
+    interactions = Interactions.of(effects.network, prior.spread[:layers])
+    second, like = _fit_without_unlike(
+        interactions.features(np.array(chosen))[kept],
+        (ratios - 1 - rows @ coefficients)[kept],
+        interactions.prior,
+        weights[kept],
+        None if start is None else start.context_fit,
+    )
+    context = Context(interactions.groups, second.coefficients)
+    return Model(effects, coefficients, first, context, second, len(timed) - int(like.sum()))
+
+
+def _fit_without_unlike(
+    rows: FloatArray, target: FloatArray, prior: Prior, weights: FloatArray, start: Fit | None
+) -> tuple[Fit, BoolArray]:
+    """Fit, and fit again without the rows that the first fit finds unlike all others."""
+    first = fit(rows, target, prior, weights=weights, start=start)
+    kept = ordinary(first.surprise, _UNLIKE)
+    again = fit(rows[kept], target[kept], prior, weights=weights[kept], start=start)
+    return again, kept
+
+
+def rows_of(effects: Effects, chosen: Sequence[Pattern]) -> FloatArray:
+    """Return the features of the policies of patterns, (P, D)."""
+    return np.array([effects.row(as_policy(effects.network, pattern)) for pattern in chosen])
 
 
 def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
@@ -243,20 +343,6 @@ def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
     return Policy({name: INTEGER if integer else FLOAT32 for name, integer in pairs})
 
 
-def _paired_with_float(exporter: Exporter, threads: int, feed: dict[str, Float32Array]) -> Measure:
-    """Time policies beside the float network; what is not executed as asked is never timed."""
-    network = exporter.network
-
-    def runner(policy: Policy) -> Runner:
-        check = partial(require_kernels, network, policy)
-        return Runner(exporter.build(policy), threads, feed, check)
-
-    reference = runner(Policy({}))
-
-    def measure(pattern: Pattern, seed: int) -> Timed:
-        runs = {"policy": runner(as_policy(network, pattern)), "float": reference}
-        found = time_interleaved(runs, replace(_TURNS, seed=seed))
-        ratio = found["policy"].p10_s / found["float"].p10_s
-        return Timed(pattern, ratio, found["policy"], found["float"])
-
-    return measure
+def rescaled(model: Model, seconds: float) -> Context:
+    """Return the context of `model` in seconds, given the float network's time."""
+    return replace(model.context, values=model.context.values * seconds)

@@ -1,38 +1,58 @@
 """The backend ``ort``: latency measured on this machine through ONNX Runtime.
 
 `table` calibrates a network in context (`hil.calibration`); `total` builds and times the quantized
-networks themselves. Choices that execute the same kernel share one measurement, hence one number.
+networks themselves. Both in a worker process, and both look into the store first. Choices that
+execute the same kernel share one measurement, hence one number.
 """
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
-from costmodels.table import CostTable, FloatArray, TextArray
+from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
-from hil.audit import audit
-from hil.calibration import INTEGER, Calibration, as_policy, calibrate_network
+from hil.calibration import (
+    TURNS,
+    Calibration,
+    Measure,
+    Timed,
+    as_policy,
+    calibrate_network,
+)
+from hil.design import Pattern
 from hil.device import detect
-from hil.ort import Runner, one_feed, optimized_graph, random_inputs, recorded_options
+from hil.ort import one_feed, random_inputs, recorded_options
+from hil.policy_bench import MemoryStore, PolicyBench, RecordStore, policy_worker
+from hil.policy_timer import Setup
+from hil.store import Store
 from hil.tables import measured_table, spread_table
-from hil.timing import TimingOptions, time_interleaved
-from hil.trace import executed_kernels
+from hil.timing import TimingOptions
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions, not_deployable
-from quantization.export import Exporter
 from quantization.network import Network
-from quantization.policy import Policy, PolicyBatch
+from quantization.policy import PolicyBatch
 from quantization.quantizer import Float32Array
-from quantization.ranges import check_inputs, collect_ranges, made_up_ranges
+from quantization.ranges import Ranges, check_inputs, collect_ranges, made_up_ranges
+
+_LIMIT_S = 120.0
+"""Longest time for building, loading and timing one policy; what takes longer counts as hung."""
+
+_TOTAL_TURNS = TimingOptions(blocks=10)
+_RANGE_INPUTS = 64
 
 
 class OrtLive:
     """Measures latency through ONNX Runtime's CPU provider.
 
     Args:
-        context: threads, time for a table, real inputs, seed.
+        context: threads, time for a table, real inputs, seed, store.
+
+    Raises:
+        StoreError: if the store cannot be used.
     """
 
     name = "ort"
@@ -41,7 +61,13 @@ class OrtLive:
     def __init__(self, context: BackendContext) -> None:
         self._context = context
         self._device = detect()
-        self._exporters: dict[str, Exporter] = {}
+        self._store: RecordStore = MemoryStore()
+        if context.store is not None:
+            store = Store(context.store, self._device)
+            weakref.finalize(self, store.close)
+            self._store = store
+        self._setups: dict[str, Setup] = {}
+        self._benches: dict[tuple[str, TimingOptions], PolicyBench] = {}
         self._tables: dict[str, CostTable] = {}
         self._totals: dict[tuple[str, bytes], float] = {}
 
@@ -53,20 +79,19 @@ class OrtLive:
             BackendError: if another metric is asked for, or the time is too short.
             DataError: if the inputs do not fit the network.
             ModelError: if the runtime refuses an exported model.
+            StoreError: if the store cannot be used any more.
         """
         self._require(metric)
         if network.digest not in self._tables:
             found = calibrate_network(
-                self._exporter(network),
-                self._inputs(network),
+                network,
+                self.measure(network),
+                self._bench(network, TURNS).profile,
                 seconds=self._context.seconds,
-                threads=self._context.threads,
                 seed=self._context.seed,
                 progress=self._context.progress,
             )
-            self._tables[network.digest] = measured_table(
-                network, found, self._kernels(network), self._source(found)
-            )
+            self._tables[network.digest] = measured_table(network, found, self._source(found))
         return spread_table(self._tables[network.digest], network, choices)
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
@@ -76,12 +101,14 @@ class OrtLive:
             AuditError: if the runtime does not execute what a policy asks for.
             BackendError: if another metric is asked for.
             DataError: if the inputs do not fit the network.
+            FailedPolicyError: if a policy crashed or hung.
             ModelError: if the runtime refuses an exported model.
             PolicyError: if a policy is of another network.
+            StoreError: if the store cannot be used any more.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
         """
         self._require(metric)
-        totals = []
+        patterns = []
         for position in range(len(policies)):
             policy = policies[position]
             policy.check(network)
@@ -90,26 +117,60 @@ class OrtLive:
                     raise UnsupportedChoiceError(
                         f"policy {position}: layer {layer.name!r} at {policy[layer.name]}: {reason}"
                     )
-            totals.append(self._time(network, policy))
-        return np.array(totals, np.float64)
+            patterns.append(np.array([not policy[n].reads.is_float for n in network.layer_names]))
+        return np.array([self._time(network, pattern) for pattern in patterns], np.float64)
 
-    def _time(self, network: Network, policy: Policy) -> float:
-        """Time of one policy: its paired ratio to float, times the float time that came first."""
-        integer = np.array([not policy[n].reads.is_float for n in network.layer_names])
-        key = network.digest, integer.tobytes()
-        reference = network.digest, np.zeros_like(integer).tobytes()
-        if key not in self._totals:
-            exporter, feed = self._exporter(network), one_feed(network, self._inputs(network))
-            runs = {}
-            for name, given in (("float", Policy({})), ("policy", as_policy(network, integer))):
-                model, expected = exporter.build(given), exporter.size_bytes(given)
-                audit(network, given, model, expected, exporter.options).require()
-                runs[name] = Runner(model, self._context.threads, feed)
-            found = time_interleaved(runs, TimingOptions(blocks=10, seed=self._context.seed))
-            base = self._totals.setdefault(reference, found["float"].p10_s)
-            ratio = found["policy"].p10_s / found["float"].p10_s
-            self._totals.setdefault(key, base * ratio)  # float is the first base itself
-        return self._totals[key]
+    def measure(self, network: Network) -> Measure:
+        """Return what times policies of `network` as calibration does."""
+        return self._measure(network, TURNS)
+
+    def _measure(self, network: Network, turns: TimingOptions) -> Measure:
+        bench = self._bench(network, turns)
+
+        def measure(pattern: Pattern, seed: int) -> Timed:
+            return Timed.of(pattern, bench.measure(as_policy(network, pattern), seed))
+
+        return measure
+
+    def _time(self, network: Network, pattern: Pattern) -> float:
+        """Time of one policy: its paired ratio to float, times the float network's time.
+
+        That is what the float network took when it was timed as a policy, so that all totals refer
+        to one number.
+        """
+        measure, seed = self._measure(network, _TOTAL_TURNS), self._context.seed
+        floats = np.zeros_like(pattern)
+        for each in (floats, pattern):
+            key = network.digest, each.tobytes()
+            if key not in self._totals:
+                timed = measure(each, seed)
+                base = self._totals.get((network.digest, floats.tobytes()), timed.reference.p10_s)
+                self._totals[key] = base * timed.ratio if each.any() else base
+        return self._totals[network.digest, pattern.tobytes()]
+
+    def _bench(self, network: Network, turns: TimingOptions) -> PolicyBench:
+        key = network.digest, turns
+        if key not in self._benches:
+            setup = replace(self._setup(network), timing=turns)
+            worker = policy_worker(setup, limit_s=_LIMIT_S)
+            weakref.finalize(self, worker.close)
+            self._benches[key] = PolicyBench(setup, worker, self._store)
+        return self._benches[key]
+
+    def _setup(self, network: Network) -> Setup:
+        if network.digest not in self._setups:
+            inputs = self._inputs(network)
+            options = ExportOptions(
+                weight_method="minmax", pack=False, reduce_range=self._device.saturates
+            )
+            self._setups[network.digest] = Setup(
+                network,
+                self._ranges(network, inputs),
+                one_feed(network, inputs),
+                options,
+                self._context.threads,
+            )
+        return self._setups[network.digest]
 
     def _inputs(self, network: Network) -> Float32Array:
         given = self._context.inputs
@@ -117,31 +178,13 @@ class OrtLive:
         check_inputs(network, inputs)
         return inputs
 
-    def _exporter(self, network: Network) -> Exporter:
-        if network.digest not in self._exporters:
-            real = self._context.inputs is not None
-            ranges = (
-                collect_ranges(network, self._inputs(network)[:64])
-                if real
-                else made_up_ranges(network)
-            )
-            options = ExportOptions(
-                weight_method="minmax", pack=False, reduce_range=self._device.saturates
-            )
-            self._exporters[network.digest] = Exporter(network, ranges, options)
-        return self._exporters[network.digest]
-
-    def _kernels(self, network: Network) -> TextArray:
-        """(L, 2) executed kernels as integers and as floats, from the optimized graphs."""
-        exporter = self._exporter(network)
-        free = [not not_deployable(layer, INTEGER) for layer in network.layers]
-        columns = [
-            executed_kernels(network, optimized_graph(exporter.build(policy)))
-            for policy in (as_policy(network, free), Policy({}))
-        ]
-        return np.array([[c[name] for c in columns] for name in network.layer_names])
+    def _ranges(self, network: Network, inputs: Float32Array) -> Ranges:
+        if self._context.inputs is None:
+            return made_up_ranges(network)
+        return collect_ranges(network, inputs[:_RANGE_INPUTS])
 
     def _source(self, found: Calibration) -> dict[str, object]:
+        validation = found.validation
         return {
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
@@ -152,8 +195,9 @@ class OrtLive:
             "inputs": "random" if self._context.inputs is None else "given",
             "policies": len(found.timed),
             "disturbed_policies": found.disturbed,
-            "held_out_policies": found.held_out,
-            "held_out_mean_absolute_error": found.held_out_error,
+            "unlike_policies": found.model.unlike,
+            "failed_policies": [failure.to_dict() for failure in found.failed],
+            "validation": None if validation is None else validation.to_dict(),
         }
 
     def _require(self, metric: Metric) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from hil.policy_timer import Job, Setup, subject
+from hil.policy_timer import Job, ProfileJob, Setup, subject
+from hil.profile import Profile
 from hil.records import Record, Subject
 from hil.worker import Worker, WorkerError
 from quantization.policy import Policy
@@ -18,6 +19,21 @@ class RecordStore(Protocol):
     def put(self, subject: Subject, record: Record, /) -> Record:
         """Keep `record`; return the one that is kept, which another process may have put first."""
         ...
+
+
+class MemoryStore:
+    """Keeps records as long as it lives."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def get(self, subject: Subject, /) -> Record | None:
+        """See `RecordStore.get`."""
+        return self._records.get(subject.key)
+
+    def put(self, subject: Subject, record: Record, /) -> Record:
+        """See `RecordStore.put`."""
+        return self._records.setdefault(subject.key, record)
 
 
 class Calls(Protocol):
@@ -74,6 +90,18 @@ class PolicyBench:
         job = Job(policy, seed)
         key = subject(self._setup, job)
         return self._store.get(key) or self._store.put(key, self._taken(job))
+
+    def profile(self, policy: Policy) -> Profile:
+        """Profile `policy`; it is not kept, since it serves as a prior only.
+
+        Raises:
+            ModelError: if the runtime refuses the model.
+            PolicyError: if the policy does not fit the network or a layer is not deployable.
+            WorkerError: if the worker did not answer.
+        """
+        answer = self._worker.call(ProfileJob(policy))
+        assert isinstance(answer, Profile)
+        return answer
 
     def _taken(self, job: Job) -> Record:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hil.audit import require_kernels
 from hil.ort import Runner, recorded_options
+from hil.profile import Profile, profile_nodes
 from hil.records import Record, Subject
 from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.deployment import ExportOptions
@@ -67,6 +68,13 @@ class Job:
     seed: int | None = None
 
 
+@dataclass(frozen=True)
+class ProfileJob:
+    """One policy to profile."""
+
+    policy: Policy
+
+
 def subject(setup: Setup, job: Job) -> Subject:
     """Return the identity of what timing `job` gives, apart from the device.
 
@@ -112,19 +120,23 @@ class PolicyTimer:
         float_policy = Policy({})
         self._float = self._runner(float_policy, self._exporter.build(float_policy))
 
-    def __call__(self, job: Job) -> Record:
-        """Time the policy of `job`.
+    def __call__(self, job: Job | ProfileJob) -> Record | Profile:
+        """Time or profile the policy of `job`.
 
         Returns:
-            Measurements of ``policy`` and ``float``. Facts: seconds that building (``build_s``),
-            loading with its audit (``load_s``) and timing (``timing_s``) took, and how many of the
-            last were inference, warm-ups included (``inference_s``); ``model_bytes``.
+            Of a `ProfileJob` a `Profile`. Of a `Job` measurements of ``policy`` and ``float``.
+            Facts: seconds that building (``build_s``), loading with its audit (``load_s``) and
+            timing (``timing_s``) took, and how many of the last were inference, warm-ups included
+            (``inference_s``); ``model_bytes``.
 
         Raises:
             AuditError: if the runtime does not execute what the policy asks for.
             ModelError: if the runtime refuses the model.
             PolicyError: if the policy does not fit the network or a layer is not deployable.
         """
+        if isinstance(job, ProfileJob):
+            setup = self._setup
+            return profile_nodes(self._exporter, job.policy, setup.threads, setup.feed)
         started = self._clock()
         model = self._exporter.build(job.policy)
         built = self._clock()

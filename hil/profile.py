@@ -7,13 +7,14 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hil.ort import load_with_graph, session_options
-from hil.trace import owners
+from hil.trace import executed_kernels, owners
 from quantization.errors import ModelError
 from quantization.export import Exporter
 from quantization.policy import Policy
@@ -22,10 +23,23 @@ from quantization.quantizer import Float32Array
 _RUNS = 30
 
 
-def node_shares(
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What one profiled session tells of a network under one policy.
+
+    Args:
+        shares: share of the time that each layer and glue operator takes, by node name.
+        kernels: executed kernel of each layer.
+    """
+
+    shares: Mapping[str, float]
+    kernels: Mapping[str, str]
+
+
+def profile_nodes(
     exporter: Exporter, policy: Policy, threads: int, feed: Mapping[str, Float32Array]
-) -> dict[str, float]:
-    """Return the share of the time that each layer and glue operator takes under `policy`.
+) -> Profile:
+    """Profile the network under `policy`.
 
     An operator that another one took over (an activation by its convolution) has no share of its
     own: its time is in the other's. Time of what belongs to no node (quantize, dequantize, layout
@@ -53,7 +67,8 @@ def node_shares(
         if owner is not None:
             spent[owner] += duration
     total = sum(spent.values())
-    return {name: value / total for name, value in spent.items()} if total else {}
+    shares = {name: value / total for name, value in spent.items()} if total else {}
+    return Profile(shares, executed_kernels(exporter.network, graph))
 
 
 def durations(events: Iterable[Mapping[str, Any]], kinds: Sequence[str]) -> list[float]:

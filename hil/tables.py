@@ -7,48 +7,31 @@ import numpy.typing as npt
 
 from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
-from hil.calibration import INTEGER, Calibration
+from hil.calibration import INTEGER, Calibration, rescaled
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.deployment import not_deployable
 from quantization.network import Network
 
 STATISTIC = "p10"
 
-_LEAST_SHARE = 1e-4
-"""Share of the float network's time that a layer takes at least.
 
-The profiler counts whole microseconds, so that a tiny layer may get none; but no layer is free.
-"""
-
-_LEAST_GAIN = 0.02
-"""Share of its own float cost that an integer layer costs at least.
-
-The fitted gain of a layer may exceed its float cost, because a gain of its neighbours (a fusion, a
-layout that is kept) is split among them by the prior only. A negative cost would reward a search
-for quantizing the layer whatever else it does; and no integer kernel is 50 times as fast as float.
-"""
-
-
-def measured_table(
-    network: Network, found: Calibration, kernels: TextArray, source: Mapping[str, object]
-) -> CostTable:
+def measured_table(network: Network, found: Calibration, source: Mapping[str, object]) -> CostTable:
     """Return the table over {w8a8, w32a32}; `spread_table` copies its integer column to others.
 
     Args:
         network: what was calibrated.
         found: what calibrating it gave.
-        kernels: (L, 2) executed kernels as integers and as floats.
         source: who measured, and how.
     """
     layers = len(network.layers)
-    shares = _float_shares(network, found)
-    base = shares[:layers] * found.float_s
-    effect = found.fit.coefficients * found.float_s
-    spread = found.fit.deviations * found.float_s
-    integer = np.maximum(base + effect[:layers], _LEAST_GAIN * base)
+    base = found.shares * found.float_s
+    effect = found.model.coefficients * found.float_s
+    spread = found.model.fit.deviations * found.float_s
+    integer = base[:layers] + effect[:layers]
     masked = [bool(not_deployable(layer, INTEGER)) for layer in network.layers]
-    unary = np.stack([np.where(masked, np.inf, integer), base], axis=1)
+    unary = np.stack([np.where(masked, np.inf, integer), base[:layers]], axis=1)
     deviation = np.stack([spread[:layers], np.zeros(layers)], axis=1)
+    kernels = np.array([[k[name] for k in found.kernels] for name in network.layer_names])
     return CostTable(
         Metric.LATENCY,
         Unit.SECONDS,
@@ -58,8 +41,8 @@ def measured_table(
         (INTEGER, FLOAT32),
         tuple(glue.name for glue in network.glue),
         tuple(tensor.name for tensor in network.tensors),
-        Cells.of(unary, Provenance.MEASURED, kernel=kernels, uncertainty=deviation),
-        _glue_cells(network, found, shares[layers:] * found.float_s),
+        Cells.of(unary, Provenance.CALIBRATED, kernel=kernels, uncertainty=deviation),
+        _glue_cells(network, found, base[layers:]),
         _conversion_cells(network, found),
         constant=0.0,  # all of the float network's time is shared out among layers and glue
         source=source,
@@ -69,18 +52,12 @@ def measured_table(
                 "ratio_to_float": t.ratio,
                 "policy": t.measurement.to_dict(),
                 "float": t.reference.to_dict(),
+                "judged": bool(judges),
             }
-            for t in found.timed
+            for t, judges in zip(found.timed, found.judged, strict=True)
         ],
+        context=rescaled(found.model, found.float_s),
     )
-
-
-def _float_shares(network: Network, found: Calibration) -> FloatArray:
-    """Shares of the float network's time, (L + G,): layers, then glue; they add up to 1."""
-    least = dict.fromkeys(network.layer_names, _LEAST_SHARE)
-    names = (*network.layer_names, *(glue.name for glue in network.glue))
-    shares = np.array([max(found.float_shares.get(n, 0.0), least.get(n, 0.0)) for n in names])
-    return np.asarray(shares / shares.sum(), np.float64)
 
 
 def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells:
@@ -90,11 +67,11 @@ def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells
     """
     value, spread = np.stack([base, base], axis=1), np.zeros((len(base), 2))
     position = {glue.name: i for i, glue in enumerate(network.glue)}
-    rows = [position[name] for name in found.effects.glue]
+    rows = [position[name] for name in found.model.effects.glue]
     first = len(network.layers)
     fitted = slice(first, first + len(rows))
-    value[rows, 0] += found.fit.coefficients[fitted] * found.float_s
-    spread[rows, 0] = found.fit.deviations[fitted] * found.float_s
+    value[rows, 0] += found.model.coefficients[fitted] * found.float_s
+    spread[rows, 0] = found.model.fit.deviations[fitted] * found.float_s
     known = np.full(value.shape, Provenance.CALIBRATED)
     known[:, 0] = Provenance.ASSUMED
     known[rows, 0] = _provenance(found.paid[fitted])
@@ -106,11 +83,11 @@ def _conversion_cells(network: Network, found: Calibration) -> Cells:
     value, spread = np.zeros((2, len(network.tensors), 2, 2))
     known = np.full(value.shape, Provenance.EXACT, "U16")  # the diagonal is zero by definition
     row = {tensor.name: i for i, tensor in enumerate(network.tensors)}
-    first = len(network.layers) + len(found.effects.glue)
-    for column, (tensor, target) in enumerate(found.effects.conversions, start=first):
+    first = len(network.layers) + len(found.model.effects.glue)
+    for column, (tensor, target) in enumerate(found.model.effects.conversions, start=first):
         written, read = (1, 0) if target is Format.INT8 else (0, 1)
-        value[row[tensor], written, read] = found.fit.coefficients[column] * found.float_s
-        spread[row[tensor], written, read] = found.fit.deviations[column] * found.float_s
+        value[row[tensor], written, read] = found.model.coefficients[column] * found.float_s
+        spread[row[tensor], written, read] = found.model.fit.deviations[column] * found.float_s
         known[row[tensor], written, read] = _provenance(found.paid[column])
     return Cells.of(value, known, uncertainty=spread)
 
@@ -152,6 +129,7 @@ def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths
         table.constant,
         table.source,
         table.measurements,
+        context=table.context,
     )
 
 

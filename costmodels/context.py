@@ -1,0 +1,103 @@
+"""What neighbouring layers change in a cost beyond the cells of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodels.errors import TableError
+from quantization.bits import BitWidths
+
+FloatArray = npt.NDArray[np.float64]
+GroupArray = npt.NDArray[np.int16]
+
+ORDER = 3
+"""How many layers a group has at most."""
+
+_NONE = -1
+_BLOCK = 1024
+"""Policies at a time: the products of a block stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """A correction of a table's cost by groups of layers that are near each other.
+
+        correction(policy) = sum_k value_k * prod over layers i of group k of s_i(policy)
+
+    where s_i is +1 if layer i reads integers and -1 if it reads floats; an empty group makes a
+    constant.
+
+    Args:
+        groups: (K, 3) positions of layers, -1 where a group has fewer.
+        values: (K,) in the unit of the table; may be negative.
+
+    Raises:
+        TableError: if shapes differ, a position is below -1 or a value is not finite.
+    """
+
+    groups: GroupArray
+    values: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", np.array(self.groups, np.int16))
+        object.__setattr__(self, "values", np.array(self.values, np.float64))
+        if self.groups.shape != (len(self.values), ORDER):
+            raise TableError(f"a context of {len(self.values)} values has {self.groups.shape} ids")
+        if not np.isfinite(self.values).all() or (self.groups < _NONE).any():
+            raise TableError("a context holds a value that is not finite, or no layer's position")
+
+    def check(self, layers: int) -> None:
+        """Raise unless every group is one of so many layers.
+
+        Raises:
+            TableError: if not.
+        """
+        if (self.groups >= layers).any():
+            raise TableError(f"the context names a layer beyond the {layers} of the table")
+
+    def correction(self, index: npt.NDArray[np.uint8], choices: Sequence[BitWidths]) -> FloatArray:
+        """Return what to add to the table's cost of each policy, (P,).
+
+        Args:
+            index: (P, L) indices into `choices`.
+            choices: bit-widths.
+        """
+        integer = np.array([not bits.reads.is_float for bits in choices])
+        parts = [
+            products(self.groups, integer[index[start : start + _BLOCK]]) @ self.values
+            for start in range(0, len(index), _BLOCK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"groups": self.groups.tolist(), "values": self.values.tolist()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> "Context | None":
+        """Read what `to_json` wrote; None for None.
+
+        Raises:
+            TableError: if shapes or values are wrong.
+        """
+        if content is None:
+            return None
+        groups = np.array(content["groups"], np.int16).reshape(-1, ORDER)
+        return cls(groups, np.array(content["values"], np.float64))
+
+
+def products(groups: GroupArray, integer: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return the product of signs of each group, (P, K), see `Context`.
+
+    Args:
+        groups: (K, 3) positions of layers, -1 for none.
+        integer: (P, L) whether a layer reads integers.
+    """
+    # The last column, which -1 stands for, is that of no layer.
+    signs = np.ones((len(integer), integer.shape[1] + 1), np.int8)
+    signs[:, :-1] = np.where(integer, 1, -1)
+    first, second, third = (signs[:, groups[:, i]] for i in range(ORDER))
+    return (first * second * third).astype(np.float64)
