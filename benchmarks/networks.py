@@ -1,99 +1,106 @@
 """Published architectures, built from their papers, with random but realistic weights.
 
-No pre-trained weights: timings need numbers of ordinary size, not knowledge. Convolutions are
-He-initialised, batch-norm statistics come from one random batch, scales and shifts are distinct.
+No pre-trained weights: timings need numbers of ordinary size, not knowledge. Weights are
+He-initialised; scales, shifts and biases are distinct and none is zero. On one random batch the
+outputs of every layer get a variance near 1: by the statistics of the batch-norm behind it, or by
+its own weights where none is.
+
+    python benchmarks/networks.py                     # all of them, into runs/networks
+    python benchmarks/networks.py resnet18 --out DIR
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
+from benchmarks.architectures import classic, mobile
 from quantization.torch_export import export_module
 
+SIZE = 224
+"""Height and width of the images that all of them were published for."""
 
-def _conv(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
-
-
-class InvertedResidual(nn.Module):
-    """Expansion, depthwise 3x3, linear projection; a residual where the shape is kept."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        expand = [*_conv(inputs, hidden, 1), nn.ReLU6()] if expansion != 1 else []
-        self.layers = nn.Sequential(
-            *expand,
-            *_conv(hidden, hidden, 3, stride, hidden),
-            nn.ReLU6(),
-            *_conv(hidden, outputs, 1),
-        )
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, inputs, H, W) to (N, outputs, H/stride, W/stride)."""
-        y: torch.Tensor = self.layers(x)
-        return x + y if self.residual else y
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "efficientnet_b0": mobile.efficientnet_b0,
+    "mobilenet_v2": mobile.mobilenet_v2,
+    "mobilenet_v3_small": mobile.mobilenet_v3_small,
+    "resnet18": classic.resnet18,
+    "squeezenet1_1": classic.squeezenet1_1,
+}
 
 
-class MobileNetV2(nn.Module):
-    """Sandler et al., CVPR 2018, table 2, width 1.0."""
+def build_module(name: str, *, size: int = SIZE, seed: int = 0) -> nn.Module:
+    """Build network `name` in evaluation mode, with random weights from `seed`.
 
-    def __init__(self, classes: int = 1000) -> None:
-        super().__init__()
-        rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)]
-        rows += [(6, 160, 3, 2), (6, 320, 1, 1)]
-        blocks: list[nn.Module] = [*_conv(3, 32, 3, 2), nn.ReLU6()]
-        channels = 32
-        for expansion, outputs, repeats, stride in rows:
-            for index in range(repeats):
-                first = stride if index == 0 else 1
-                blocks.append(InvertedResidual(channels, outputs, first, expansion))
-                channels = outputs
-        self.features = nn.Sequential(*blocks, *_conv(channels, 1280, 1), nn.ReLU6())
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(1280, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, 224, 224) to (N, classes)."""
-        y: torch.Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return y
-
-
-NETWORKS = {"mobilenet_v2": MobileNetV2}
-
-
-def build(name: str, *, size: int = 224, seed: int = 0) -> onnx.ModelProto:
-    """Build network `name` for images of 3 x size x size, with random weights from `seed`."""
+    Args:
+        name: one of `NETWORKS`.
+        size: height and width of the images that the batch-norm statistics are taken from.
+        seed: of the weights and those images.
+    """
     torch.manual_seed(seed)
     module = NETWORKS[name]()
+    hooks = []
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out")
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+            if part.bias is not None:  # no batch-norm behind it
+                nn.init.normal_(part.bias, 0, 0.1)
+                hooks.append(part.register_forward_hook(_normalise))
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.8, 1.2)
             nn.init.normal_(part.bias, 0, 0.1)
             part.momentum = 1.0
     module.train()
+    # As many pixels of small images as of large ones: the deepest layers see one of each.
+    images = 16 * max(1, SIZE // size) ** 2
     with torch.no_grad():
-        module(torch.randn(4, 3, size, size))
-    return export_module(module.eval(), torch.randn(1, 3, size, size))
+        module(torch.randn(images, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return module.eval()
+
+
+def _normalise(
+    layer: nn.Conv2d | nn.Linear, _given: tuple[torch.Tensor, ...], made: torch.Tensor
+) -> torch.Tensor:
+    """Scale a layer's weights so that what it made has a variance near 1; return that.
+
+    An image's channels are scaled and shifted one by one, as by a batch-norm: without one, more
+    and more channels of a deep random network are below zero everywhere, and dead behind a ReLU.
+    Single values are scaled all alike (Mishkin & Matas, ICLR 2016, sets all layers so).
+    """
+    if made.dim() == 4 and made.shape[2] > 1:
+        deviation, mean = torch.std_mean(made, (0, 2, 3))
+        scale = torch.empty_like(mean).uniform_(0.8, 1.2) / deviation
+        shift = layer.bias - mean * scale
+        layer.weight.mul_(scale.view(-1, 1, 1, 1))
+        layer.bias.mul_(scale).add_(shift)
+        return made * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+    scale = 1 / made.std()
+    layer.weight.mul_(scale)
+    layer.bias.mul_(scale)
+    return made * scale
+
+
+def build(name: str, *, size: int = SIZE, seed: int = 0) -> onnx.ModelProto:
+    """Build network `name` for images of 3 x size x size as ONNX; see `build_module`."""
+    module = build_module(name, size=size, seed=seed)
+    return export_module(module, torch.randn(1, 3, size, size))
 
 
 def main() -> None:
     """Write the named networks as ONNX files."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", default=sorted(NETWORKS), help="default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/networks"))
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - NETWORKS.keys():
+        parser.error(f"no network {min(unknown)!r}; there are {', '.join(sorted(NETWORKS))}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
         path = arguments.out / f"{name}.onnx"
