@@ -18,7 +18,9 @@ are written as:
 A float operator between integer neighbours would be re-quantized by ONNX Runtime when it loads the
 file. That rewrite wants one scale for the whole input, so a tensor that leaves the integers is
 dequantized with its scale written once per channel: the same numbers, left alone by the rewrite
-(docs/decisions/0002-float-guard.md).
+(docs/decisions/0002-float-guard.md). Where only glue reads the tensor that no rewrite reaches, one
+scale stays: behind a convolution the runtime keeps the channels last, and repeating the scale
+along them took 40 % of MobileNetV3-Small at uniform INT8 (docs/decisions/0006-exporter-choices.md).
 """
 
 from collections.abc import Callable
@@ -46,6 +48,7 @@ from quantization.fragments import (
     short_names,
 )
 from quantization.network import LAYER_KINDS, Glue, Layer, Network, Tensor
+from quantization.operators import GLUE
 from quantization.parameters import Parameters
 from quantization.passes import initializer_arrays
 from quantization.policy import Policy
@@ -96,6 +99,7 @@ class Exporter:
         self._nodes = {node.name: node for node in network.model.graph.node}
         names = short_names(network)
         self._layer_id, self._glue_id, self._tensor_id = names.layers, names.glue, names.tensors
+        self._glue_by_name = {glue.name: glue for glue in network.glue}
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
         self.parameters = Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
@@ -308,7 +312,7 @@ class Exporter:
     def _to_float(self, tensor: Tensor) -> bytes:
         own = self._tensor_id[tensor.name]
         readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
-        if not (self.options.guard_float and readers):  # the caller reads what nobody else does
+        if not (self.options.guard_float and any(self._is_exposed(n.name) for n in readers)):
             return fragment([dequantize(own, tensor.name)], {})
         axis = _repeated_axis(tensor)
         second = any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
@@ -321,6 +325,15 @@ class Exporter:
         scales = np.full(extent, grid.scale, np.float32)
         zeros = np.full(extent, grid.zero_point, np.uint8)
         return fragment([node], {f"{own}:S": scales, f"{own}:Z": zeros})
+
+    def _is_exposed(self, reader: str) -> bool:
+        """Whether the runtime could re-quantize `reader`, or what is behind it, if it reads floats.
+
+        Glue with an integer kernel reads floats only beside a tensor that was written as floats,
+        and then has no operands for that kernel.
+        """
+        glue = self._glue_by_name.get(reader)
+        return glue is None or not (glue.integer or (glue.known and GLUE[glue.kind].separates))
 
     def _to_float_in_steps(self, tensor: Tensor) -> bytes:
         """Dequantize by three operators: the same numbers, and a pattern that no rewrite knows.
