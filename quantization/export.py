@@ -15,10 +15,8 @@ are written as:
     L3:a L3:c  int32 bias, and its scales: the weight's times the input's
     L3:w L3:b  dequantized weight and bias
 
-A float operator between integer neighbours would be re-quantized by ONNX Runtime when it loads the
-file. That rewrite wants one scale for the whole input, so a tensor that leaves the integers is
-dequantized with its scale written once per channel: the same numbers, left alone by the rewrite
-(docs/decisions/0002-float-guard.md).
+How a tensor leaves the integers without ONNX Runtime re-quantizing the float operators behind it is
+in `quantization/guard.py`.
 """
 
 from collections.abc import Callable
@@ -28,7 +26,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from quantization import packing
+from quantization import guard, packing
 from quantization.bits import BitWidths, Format
 from quantization.deployment import (
     Correction,
@@ -102,6 +100,7 @@ class Exporter:
         self._nodes = {node.name: node for node in network.model.graph.node}
         names = short_names(network)
         self._layer_id, self._glue_id, self._tensor_id = names.layers, names.glue, names.tensors
+        self._glue_by_name = {glue.name: glue for glue in network.glue}
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
         self.parameters = Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
@@ -312,35 +311,15 @@ class Exporter:
         raise PolicyError(f"no conversion from {written.label} to {target.label} can be deployed")
 
     def _to_float(self, tensor: Tensor) -> bytes:
-        own = self._tensor_id[tensor.name]
-        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
-        if not (self.options.guard_float and readers):  # the caller reads what nobody else does
-            return fragment([dequantize(own, tensor.name)], {})
-        axis = _repeated_axis(tensor)
-        second = any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
-        if axis is None or second:
-            return self._to_float_in_steps(tensor)
-        grid, extent = self.ranges.grid(tensor.name, 8), tensor.shape[axis]
-        node = helper.make_node(
-            "DequantizeLinear", [f"{own}:q", f"{own}:S", f"{own}:Z"], [tensor.name], axis=axis
-        )
-        scales = np.full(extent, grid.scale, np.float32)
-        zeros = np.full(extent, grid.zero_point, np.uint8)
-        return fragment([node], {f"{own}:S": scales, f"{own}:Z": zeros})
-
-    def _to_float_in_steps(self, tensor: Tensor) -> bytes:
-        """Dequantize by three operators: the same numbers, and a pattern that no rewrite knows.
-
-        For one element there is no axis to repeat the scale along; and ONNX Runtime would make a
-        float product of two dequantized tensors an integer one, which fails on repeated scales.
-        """
         own, grid = self._tensor_id[tensor.name], self.ranges.grid(tensor.name, 8)
-        nodes = [
-            helper.make_node("Cast", [f"{own}:q"], [f"{own}:u"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("Sub", [f"{own}:u", f"{own}:Z"], [f"{own}:v"]),
-            helper.make_node("Mul", [f"{own}:v", f"{own}:s"], [tensor.name]),
-        ]
-        return fragment(nodes, {f"{own}:Z": np.array(grid.zero_point, np.float32)})
+        readers = [self._nodes[name] for name in tensor.consumers if name in self._nodes]
+        exposed = any(guard.is_exposed(self._glue_by_name.get(node.name)) for node in readers)
+        if not (self.options.guard_float and exposed):
+            return fragment([dequantize(own, tensor.name)], {})
+        second = any(n.op_type in LAYER_KINDS and n.input[1] == tensor.name for n in readers)
+        if second or (axis := guard.repeated_axis(tensor)) is None:
+            return guard.dequantize_in_steps(own, tensor, grid)
+        return guard.dequantize_along(own, tensor, grid, axis)
 
     def _graph_frame(self) -> bytes:
         graph = self.network.model.graph
@@ -354,12 +333,3 @@ class Exporter:
             layer.has_weights and self.is_packed(policy[layer.name])
             for layer in self.network.layers
         )
-
-
-def _repeated_axis(tensor: Tensor) -> int | None:
-    """The axis along which a scale is repeated: the channels, or another that has an extent.
-
-    A single repetition would count as one scale, so the axis has more than one element.
-    """
-    axes = sorted(range(len(tensor.shape)), key=lambda axis: (axis != 1, axis == 0))
-    return next((axis for axis in axes if tensor.shape[axis] > 1), None)

@@ -15,6 +15,7 @@ from quantization.deployment import ExportOptions
 from quantization.errors import ModelError, PolicyError
 from quantization.export import Exporter
 from quantization.network import Network
+from quantization.operators import GLUE
 from quantization.packing import pack, unpack
 from quantization.policy import Policy
 from quantization.ranges import made_up_ranges
@@ -187,6 +188,50 @@ def test_the_guard_holds_with(kind: str) -> None:
     assert executed(checked(network, policy))["middle"] == "Conv"
     bare = checked(network, policy, ExportOptions(guard_float=False))
     assert executed(bare)["middle"] == "QLinearConv"
+
+
+def scales(network: Network, policy: Policy, tensor: str) -> int:
+    """How many scales `tensor` is dequantized with for its float readers."""
+    model = onnx.load_from_string(Exporter(network, made_up_ranges(network)).build(policy))
+    [conversion] = [n for n in model.graph.node if tensor in n.output]
+    [scale] = [t for t in model.graph.initializer if t.name == conversion.input[1]]
+    return numpy_helper.to_array(scale).size
+
+
+SEPARATING = sorted(kind for kind, traits in GLUE.items() if traits.separates)
+
+
+@pytest.mark.parametrize("kind", SEPARATING)
+def test_one_scale_is_enough_before_glue_that_always_runs_on_floats(kind: str) -> None:
+    middle = [node(kind, "t", "s", "glue"), node("Conv", "s w", "u", "middle", group=16)]
+    network = chain(middle, DEPTHWISE)
+    assert scales(network, FLOAT_MIDDLE, "t") == 1
+    assert executed(checked(network, FLOAT_MIDDLE))["middle"] == "Conv"
+
+
+@pytest.mark.parametrize("kind", ["Add", "Mul", "Concat"])
+def test_one_scale_is_enough_beside_a_tensor_that_was_written_as_floats(kind: str) -> None:
+    join = node(kind, "t v", "s", "glue", **({"axis": 1} if kind == "Concat" else {}))
+    middle = [
+        node("Conv", "x w", "v", "beside", group=16, pads=[1] * 4),
+        join,
+        node("Conv", "s w2", "u", "middle"),
+    ]
+    weights = {**DEPTHWISE, "w2": normal(16, 32 if kind == "Concat" else 16, 1, 1)}
+    network = chain(middle, weights)
+    assert scales(network, FLOAT_MIDDLE, "t") == 1
+    assert executed(checked(network, FLOAT_MIDDLE))["middle"] == "Conv"
+
+
+def test_scales_are_repeated_if_a_layer_reads_the_tensor_too() -> None:
+    middle = [
+        node("HardSwish", "t", "s", "glue"),
+        node("Conv", "t w", "v", "middle", group=16, pads=[1] * 4),
+        node("Add", "s v", "u", "add"),
+    ]
+    network = chain(middle, DEPTHWISE)
+    assert scales(network, FLOAT_MIDDLE, "t") == 16
+    assert executed(checked(network, FLOAT_MIDDLE))["middle"] == "Conv"
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (4, 8)])
