@@ -3,6 +3,7 @@
     python benchmarks/noise.py                      # 200 comparisons of the reference network
     python benchmarks/noise.py --model MODEL.onnx   # of another float model
     python benchmarks/noise.py --log FILE           # goes on where a run with the same FILE ended
+    python benchmarks/noise.py --one-session        # the control: see below
     python benchmarks/noise.py --quick              # a few short ones, for the test
 
 Each comparison loads the model twice and compares the two sessions by `hil.compare`, whose default
@@ -14,6 +15,8 @@ or never.
 Two shares are printed. *Differ* is the verdict, whose interval has to clear a floor for what
 sessions of one model may differ by. *Exclude 1* takes no floor: sessions that really differ count
 in it, so it may exceed 5 % without any interval being wrong. The verdict's decides the exit status.
+With --one-session each comparison times one session against itself: nothing differs, and the share
+that exclude 1 is the error of the procedure alone.
 """
 
 import argparse
@@ -44,16 +47,20 @@ def limit(comparisons: int) -> int:
     return int(binom.ppf(CONFIDENCE, comparisons, SHARE))
 
 
-def compared(model: Path, seeds: range, options: CompareOptions) -> Iterator[dict[str, Any]]:
-    """Compare two fresh sessions of `model` for each seed."""
+def compared(
+    model: Path, seeds: range, options: CompareOptions, one_session: bool
+) -> Iterator[dict[str, Any]]:
+    """Compare two fresh sessions of `model` for each seed, or one with itself."""
     network = read_network(model)
     feed, content = one_feed(network, random_inputs(network, 1)), model.read_bytes()
     for seed in seeds:
-        candidate, reference = Runner(content, 1, feed), Runner(content, 1, feed)
+        reference = Runner(content, 1, feed)
+        candidate = reference if one_session else Runner(content, 1, feed)
         started = time.perf_counter()
         found = compare(candidate, reference, replace(options, seed=seed))
         yield {
             "model": network.digest,
+            "sessions": 1 if one_session else 2,
             "seed": seed,
             "seconds": time.perf_counter() - started,
             "verdict": found.verdict.value,
@@ -112,6 +119,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="a float ONNX model")
     parser.add_argument("--comparisons", type=int, default=200)
     parser.add_argument("--floor", type=float, default=CompareOptions().floor)
+    parser.add_argument("--one-session", action="store_true", help="time one against itself")
     parser.add_argument("--log", type=Path, help="append each comparison, and go on from there")
     parser.add_argument("--quick", action="store_true", help="5 comparisons of 6 short turns")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -122,14 +130,14 @@ def main() -> int:
         options = replace(options, looks=(6,), turns=TurnOptions(turn_s=1e-3))
         count = 5
     rows = read_log(arguments.log, options)[:count]
-    for row in compared(arguments.model, range(len(rows), count), options):
+    for row in compared(arguments.model, range(len(rows), count), options, arguments.one_session):
         if arguments.log is not None:
             new = not arguments.log.exists()
             with arguments.log.open("a", encoding="utf-8") as file:
                 file.write((_head(options) + "\n") * new + json.dumps(row) + "\n")
         rows.append(row)
-    if len({row["model"] for row in rows}) > 1:
-        raise SystemExit(f"{arguments.log} holds comparisons of another model; give another file")
+    if len({(row["model"], row["sessions"]) for row in rows}) > 1:
+        raise SystemExit(f"{arguments.log} holds comparisons of others; give another file")
     result = summary(rows)
     # Five comparisons of a few milliseconds show that the script runs, not how the machine is.
     exceeded = not arguments.quick and result["differ"] > result["limit"]
@@ -144,8 +152,9 @@ def _print(
     result: Mapping[str, Any], last: Mapping[str, Any], floor: float, exceeded: bool
 ) -> None:
     count, median = result["comparisons"], result["seconds"]
-    print(f"{count} A/A comparisons, two fresh sessions each, one run {result['median_s']:.3g} s")
-    print(f"one took                 {median:6.2f} s and {result['blocks']:.0f} blocks (medians)")
+    print(f"{count} A/A comparisons, each of {last['sessions']} fresh session(s)")
+    print(f"one run took             {result['median_s'] * 1e3:6.2f} ms")
+    print(f"one comparison took      {median:6.2f} s and {result['blocks']:.0f} blocks (medians)")
     for key, what in (("differ", f"differ by a floor of {floor:.1%}"), ("exclude_1", "exclude 1")):
         print(f"{what:24} {result[key]:6} = {result[key] / count:.1%}")
     print(

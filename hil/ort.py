@@ -115,7 +115,7 @@ def recorded_options(threads: int) -> dict[str, object]:
         "memory_arena": True,
         "memory_pattern": True,
         "memory_reuse": True,
-        "session_entries": dict(_ENTRIES),
+        **_ENTRIES,
     }
 
 

@@ -20,7 +20,7 @@ Chosen by simulation of normal, heavy-tailed, drifting and bursting noise and of
 to differ in 3.6 to 4.3 % of 3000 comparisons; by percentile bootstraps of the median at the same
 levels in 5.8 to 8.1 % of 1000; by sign tests in 2.1 to 3.1 %, but these found a difference of 1 %
 in normal noise (1.2 % a turn) in 80 % instead of 96 %. They win only in bursts (99.8 against 92 %).
-O'Brien and Fleming's function (Biometrics 35, 1979) spends too little early to decide by 10 blocks.
+O'Brien and Fleming's function (Biometrics 35, 1979) spends too little for 10 blocks to decide.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ from quantization.policy import Policy
 from quantization.quantizer import quantize_bias
 from quantization.ranges import Ranges, check_ranges
 
-REVISION = 1
+REVISION = 2
 """Raised whenever the bytes that `Exporter.build` makes change: stored timings are of one revision.
 
 A golden test (tests/quantization/test_revision.py) tells when that is.

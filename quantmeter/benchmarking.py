@@ -10,6 +10,7 @@ import numpy as np
 from costmodels.measurement import Measurement
 from costmodels.units import Metric
 from hil.audit import Audit, audit
+from hil.conditions import Conditions, advice
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
 from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
@@ -23,6 +24,8 @@ from quantmeter.workbench import Workbench
 from search.oracle import Interval, count_right
 
 FLOAT = "float"
+_AGAIN = "float, loaded again"
+"""Timed beside all others: what the float network differs by from itself is noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,8 @@ class Benchmarked:
             "policy": self.name,
             "median_s": self.measurement.median_s,
             "p10_s": self.measurement.p10_s,
+            "p90_s": self.measurement.quantile_s(0.9),
+            "p99_s": self.measurement.quantile_s(0.99),
             "ratio_to_float": self.ratio_to_float.to_dict(),
             "predicted_s": self.predicted_s,
             "predicted_ratio_to_float": self.predicted_ratio_to_float,
@@ -80,12 +85,15 @@ class Benchmark:
         device: where it ran; JSON values.
         runtime: threads and options; JSON values.
         results: one per policy and rival.
+        noise: time of a second session of the float network over the first, with its 95 %
+            interval; a ratio no further from 1 than its interval reaches may be noise.
         notes: what a reader must know, such as that inputs were random.
     """
 
     device: Mapping[str, Any]
     runtime: Mapping[str, Any]
     results: tuple[Benchmarked, ...]
+    noise: Ratio
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +101,7 @@ class Benchmark:
         return {
             "device": dict(self.device),
             "runtime": dict(self.runtime),
+            "noise_floor": {**self.noise.to_dict(), "relative": self.noise.furthest},
             "notes": list(self.notes),
             "results": [result.to_dict() for result in self.results],
         }
@@ -134,15 +143,15 @@ def benchmark(
     Raises:
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
-    if twice := sorted({*rivals, FLOAT} & set(policies)):
+    if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
     predicted = _predict(bench, costs, asked)  # says what cannot be priced before the timing
     models = {name: bench.export(policy) for name, policy in asked.items()}
     feed = one_feed(bench.network, bench.range_inputs)
-    runners = {name: Runner(model, threads, feed) for name, model in models.items()}
-    if FLOAT not in runners:
-        runners[FLOAT] = Runner(bench.export(Policy({})), threads, feed)
+    loaded = {FLOAT: bench.export(Policy({})), **models}
+    loaded[_AGAIN] = loaded[FLOAT]
+    runners = {name: Runner(model, threads, feed) for name, model in loaded.items()}
     timed = time_interleaved(
         runners,
         TimingOptions(blocks=blocks, seed=bench.seed),
@@ -178,7 +187,14 @@ def benchmark(
     ]
     if bench.data is not None and not bench.classifies:
         notes.append("the output is not (N, classes): no accuracy is reported")
-    return Benchmark(detect().to_dict(), recorded_options(threads), tuple(results), tuple(notes))
+    notes += advice(Conditions.from_dict(timed[FLOAT].context["conditions"]))
+    return Benchmark(
+        detect().to_dict(),
+        recorded_options(threads),
+        tuple(results),
+        paired_ratio(timed[_AGAIN], timed[FLOAT], seed=bench.seed),
+        tuple(notes),
+    )
 
 
 def accuracy_on_test(bench: Workbench, policy: Policy) -> Interval:

@@ -87,6 +87,7 @@ class DemoResult:
             },
             "device": dict(self.timed.device),
             "runtime": dict(self.timed.runtime),
+            "noise_floor": {**self.timed.noise.to_dict(), "relative": self.timed.noise.furthest},
             "budgets": {
                 "latency_ratio": LATENCY_BUDGET,
                 "size_bytes": problem.budgets[Metric.SIZE],

@@ -78,15 +78,26 @@ def _print(found: "Benchmark") -> None:
 
     rows = table(
         "Timed interleaved, paired against float",
-        *("policy", "median", "p10", "ratio to float", "predicted", "accuracy", "bytes", "audit"),
+        *(
+            "policy",
+            "median",
+            "p10",
+            "p90",
+            "ratio to float",
+            "predicted",
+            "accuracy",
+            "bytes",
+            "audit",
+        ),
     )
     for r in found.results:
         ratio = r.ratio_to_float
-        predicted = r.predicted_ratio_to_float
+        predicted, p90 = r.predicted_ratio_to_float, r.measurement.quantile_s(0.9)
         rows.add_row(
             r.name,
             format_quantity(r.measurement.median_s, Unit.SECONDS),
             format_quantity(r.measurement.p10_s, Unit.SECONDS),
+            "-" if p90 is None else format_quantity(p90, Unit.SECONDS),
             f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
             "-" if predicted is None else f"{predicted:.3f}",
             "-" if r.accuracy is None else f"{r.accuracy.share:.2%}",
@@ -98,6 +109,10 @@ def _print(found: "Benchmark") -> None:
     out.print(
         f"{found.device['cpu']}, onnxruntime {found.device['runtime_version']}, "
         f"{found.runtime['threads']} thread(s)"
+    )
+    out.print(
+        f"noise floor of this run: {found.noise.furthest:.1%} (float against itself, loaded twice: "
+        f"{found.noise.mid:.3f} [{found.noise.low:.3f}, {found.noise.high:.3f}])"
     )
     for result in found.results:
         for problem in result.audit.problems:

@@ -121,6 +121,17 @@ def test_sessions_have_the_threads_that_were_asked_for_and_default_optimization(
     assert recorded_options(2)["threads"] == 2
 
 
+def test_what_timing_depends_on_is_given_explicitly_and_recorded() -> None:
+    options, recorded = session_options(1), recorded_options(1)
+    assert options.enable_cpu_mem_arena is recorded["memory_arena"] is True
+    assert options.enable_mem_pattern is recorded["memory_pattern"] is True
+    assert options.enable_mem_reuse is recorded["memory_reuse"] is True
+    entries = {key: value for key, value in recorded.items() if key.startswith("session.")}
+    assert {"session.set_denormal_as_zero", "session.intra_op.allow_spinning"} <= set(entries)
+    for key, value in entries.items():
+        assert options.get_session_config_entry(key) == value
+
+
 def test_random_inputs_follow_the_seed_and_are_float32(network: Network) -> None:
     inputs = random_inputs(network, 3, seed=1)
     assert inputs.shape == (3, 3, 16, 16)

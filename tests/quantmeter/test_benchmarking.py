@@ -52,6 +52,8 @@ def test_the_json_has_the_keys_that_others_rely_on(found: Benchmark) -> None:
         assert result["audit"]["ok"] is True
         for layer in result["audit"]["layers"]:
             assert {"name", "asked", "stored", "executed", "reason"} <= set(layer)
+        assert result["p90_s"] is None or result["p90_s"] >= result["median_s"]
+        assert result["p99_s"] is None or len(result["samples"]["samples_s"]) >= 662
     assert content["device"]["runtime"] == "onnxruntime"
 
 
@@ -60,6 +62,23 @@ def test_the_float_model_is_one_time_itself(found: Benchmark) -> None:
     assert floats.ratio_to_float.to_dict() == {"low": 1.0, "mid": 1.0, "high": 1.0}
     assert floats.predicted_ratio_to_float == 1.0
     assert {layer.asked for layer in floats.audit.layers} == {"w32a32"}
+
+
+def test_the_noise_floor_is_the_float_network_beside_itself(found: Benchmark) -> None:
+    content = found.to_dict()["noise_floor"]
+    assert content["low"] <= content["mid"] <= content["high"]
+    assert content["relative"] == found.noise.furthest
+    assert 0.5 < found.noise.mid < 2.0
+    beside = found.results[0].measurement.context["interleaved"]
+    assert len(beside) == len(found.results) + 1
+
+
+def test_a_percentile_that_the_runs_cannot_tell_is_absent(
+    bench: Workbench, policies: dict[str, Policy]
+) -> None:
+    [only] = benchmark(bench, policies, rivals=(), blocks=1, score=False).results
+    assert len(only.measurement.samples_s) < 662
+    assert only.to_dict()["p99_s"] is None
 
 
 def test_predictions_are_those_of_the_cost_model(

@@ -107,6 +107,7 @@ def result() -> dict[str, Any]:
             "runtime_version": "1.32.0",
         },
         "runtime": {"provider": "CPUExecutionProvider", "threads": 1},
+        "noise_floor": {"low": 0.997, "mid": 1.001, "high": 1.006, "relative": 0.006},
         "budgets": {
             "latency_ratio": 0.7,
             "size_bytes": 114172.0,
@@ -189,11 +190,19 @@ def test_the_verdict_puts_the_deployed_policy_beside_float_and_uniform_bits_of_e
 ) -> None:
     text = _read(render(result)).text
     assert "Deployed: exact (MILP on proxy loss)" in text
-    assert "0.470x measured, 95 % interval [0.460x, 0.490x] predicted 0.474x" in text
+    assert (
+        "0.470x measured, 95 % interval [0.460x, 0.490x] ; noise floor 0.6 % "
+        "predicted 0.474x" in text
+    )
     assert "6 B to spare" in text
     assert "is 4.5 points above that of uniform bits; the two 95 % intervals do not overlap" in text
     assert "float 98.6 % [96.8 %, 99.4 %] exact (MILP on proxy loss) 97.5 %" in text
     assert "1 of 1 layers stored and executed as asked; bytes exactly as predicted" in text
+
+
+def test_the_noise_floor_stands_beside_the_measured_ratio(result: dict[str, Any]) -> None:
+    tile = render(result).partition("Latency, relative to float")[2].partition("</div>")[0]
+    assert "noise floor 0.6\N{NO-BREAK SPACE}%" in tile
 
 
 def test_the_verdict_admits_that_overlapping_intervals_prove_nothing(
