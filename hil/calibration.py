@@ -28,7 +28,7 @@ from hil.interactions import Interactions
 from hil.profile import Profile
 from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
-from hil.timing import Clock, TimingOptions
+from hil.timing import Clock, TimingOptions, low_ratio
 from hil.validation import LEAST_POLICIES, Validation
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
@@ -38,8 +38,12 @@ from quantization.policy import Policy
 INTEGER = BitWidths(8, 8)
 """Stands for every deployable integer choice: they all execute the same kernels."""
 
-TURNS = TimingOptions(blocks=3, samples=3, warm_runs=1, turn_s=10e-3, sample_s=1e-3, warm_up=None)
-"""How one policy is timed: briefly, since many policies tell more than many runs of one."""
+TURNS = TimingOptions(blocks=6, samples=1, warm_runs=1, turn_s=5e-3, sample_s=1e-3, warm_up=None)
+"""How one policy is timed: briefly, since many policies tell more than many runs of one.
+
+Disturbances come in bursts that last longer than a turn: six short turns of either network repeat
+better than three long ones that take the same time (see `hil.timing.low_ratio`).
+"""
 
 _LEAST_FITTED = 24
 _LATER = 10
@@ -76,7 +80,7 @@ class Timed:
 
     Args:
         pattern: (L,) which layers run as integers.
-        ratio: p10 of the policy over p10 of the float network beside it.
+        ratio: time of the policy over that of the float network beside it (`low_ratio`).
         measurement: of the policy.
         reference: of the float network.
         wall_s: seconds that building, loading and timing took.
@@ -99,7 +103,7 @@ class Timed:
             raise FailedPolicyError(record.failure)
         policy, reference = record.measurements["policy"], record.measurements["float"]
         parts = (record.facts[name] for name in ("build_s", "load_s", "timing_s"))
-        return cls(pattern, policy.p10_s / reference.p10_s, policy, reference, sum(parts))
+        return cls(pattern, low_ratio(policy, reference), policy, reference, sum(parts))
 
 
 Measure = Callable[[Pattern, int], Timed]

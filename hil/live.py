@@ -18,6 +18,7 @@ from costmodels.units import Metric
 from hil.calibration import (
     TURNS,
     Calibration,
+    Inspect,
     Measure,
     Timed,
     as_policy,
@@ -86,7 +87,7 @@ class OrtLive:
             found = calibrate_network(
                 network,
                 self.measure(network),
-                self._bench(network, TURNS).profile,
+                self.profile(network),
                 seconds=self._context.seconds,
                 seed=self._context.seed,
                 progress=self._context.progress,
@@ -123,6 +124,10 @@ class OrtLive:
     def measure(self, network: Network) -> Measure:
         """Return what times policies of `network` as calibration does."""
         return self._measure(network, TURNS)
+
+    def profile(self, network: Network) -> Inspect:
+        """Return what profiles policies of `network`."""
+        return self._bench(network, TURNS).profile
 
     def _measure(self, network: Network, turns: TimingOptions) -> Measure:
         bench = self._bench(network, turns)
