@@ -24,6 +24,7 @@ def calibrate(
     data: str | Path | Data | None = None,
     threads: int = 1,
     seed: int = 0,
+    store: Path | None = None,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> CostTable:
     """Measure the latency of every layer of a network at every choice.
@@ -36,6 +37,8 @@ def calibrate(
         data: images for realistic values; random inputs without.
         threads: of the runtime.
         seed: of what is drawn.
+        store: file of the measurements that are kept; a run that was ended goes on from there, and
+            what was measured already is not measured again. None keeps none.
         progress: called with the share done and what is being done.
 
     Returns:
@@ -50,6 +53,7 @@ def calibrate(
         seconds=seconds,
         seed=seed,
         inputs=None if bench.data is None else bench.range_inputs,
+        store=store,
         progress=progress,
     )
     costs = parse_costs([cost], context)

@@ -154,6 +154,7 @@ def search(
     threads: int = 1,
     seconds: float = 60.0,
     seed: int = 0,
+    store: Path | None = None,
     out: str | Path | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchReport:
@@ -174,6 +175,7 @@ def search(
         threads: of a measuring backend.
         seconds: wall time of a measuring backend.
         seed: of split and search.
+        store: file of the measurements that a measuring backend keeps; None keeps none.
         out: folder for ``policy.json``, ``trials.jsonl`` and ``result.json``; None writes nothing.
         progress: called with the share done and what is being done.
 
@@ -191,7 +193,12 @@ def search(
         raise PolicyError(f"a tie names at least two layers, not {','.join(short[0]) or 'none'}")
     bench.network.tied(ties)  # says at once that there is no such layer
     context = BackendContext(
-        threads=threads, seconds=seconds, seed=seed, inputs=bench.range_inputs, progress=progress
+        threads=threads,
+        seconds=seconds,
+        seed=seed,
+        inputs=bench.range_inputs,
+        store=store,
+        progress=progress,
     )
     costs = parse_costs(cost, context)
     folder = None if out is None else Path(out)

@@ -1,5 +1,7 @@
 """Networks and images that many tests share; each is made once per session."""
 
+from collections.abc import Iterator
+
 import onnx
 import onnxruntime
 import pytest
@@ -11,6 +13,14 @@ from tests.networks import Subject
 
 torch.set_num_threads(1)
 onnxruntime.set_default_logger_severity(4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees, or adds to, what this machine's user has measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTMETER_STORE", str(tmp_path_factory.mktemp("store") / "own.sqlite"))
+        yield
 
 
 @pytest.fixture(scope="session")

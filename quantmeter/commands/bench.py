@@ -10,11 +10,13 @@ from quantmeter.commands.options import (
     add_data,
     add_model,
     add_seed,
+    add_store,
     add_threads,
     console,
     positive,
     print_json,
     progress_bar,
+    store_of,
     table,
 )
 
@@ -31,6 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_costs(parser)
     add_seed(parser)
     add_threads(parser)
+    add_store(parser)
     parser.add_argument(
         "--vs",
         action="append",
@@ -53,7 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     policies = read_policies(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     context = BackendContext(
-        threads=arguments.threads, seed=arguments.seed, inputs=bench.range_inputs
+        threads=arguments.threads,
+        seed=arguments.seed,
+        inputs=bench.range_inputs,
+        store=store_of(arguments),
     )
     costs = parse_costs(arguments.cost, context) if arguments.cost else None
     with progress_bar("benchmarking") as progress:

@@ -8,11 +8,13 @@ from quantmeter.commands.options import (
     add_command,
     add_costs,
     add_model,
+    add_store,
     add_threads,
     add_time,
     console,
     print_json,
     progress_bar,
+    store_of,
     table,
 )
 
@@ -24,6 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_costs(parser)
     add_threads(parser)
     add_time(parser)
+    add_store(parser)
     parser.add_argument(
         "--metric",
         choices=("latency", "energy", "size"),
@@ -48,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     policy = Policy.read(arguments.policy) if arguments.policy else Policy({})
     batch = PolicyBatch.of(network, [policy])
     with progress_bar("pricing") as progress:
-        context = BackendContext(arguments.threads, parse_duration(arguments.time))
+        seconds = parse_duration(arguments.time)
+        context = BackendContext(arguments.threads, seconds, store=store_of(arguments))
         model = parse_costs(arguments.cost, replace(context, progress=progress)).model(metric)
         priced = model.table(network, batch.choices, metric)
         exact = float(model.total(network, batch, metric)[0])

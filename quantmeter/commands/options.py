@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -71,6 +73,29 @@ def add_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", default="60s", metavar="SPAN", help="of a measuring backend, such as 60s or 5m"
     )
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add where measurements are kept."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--store",
+        type=Path,
+        metavar="FILE",
+        help="measurements that are kept: the same command goes on where it was ended "
+        "(default $QUANTMETER_STORE, else measurements.sqlite in the user's cache folder)",
+    )
+    group.add_argument("--no-store", action="store_true", help="keep no measurements, and use none")
+
+
+def store_of(arguments: argparse.Namespace) -> Path | None:
+    """Return the store that the arguments of `add_store` name."""
+    from hil.store import default_store_path
+
+    if arguments.no_store:
+        return None
+    given: Path | None = arguments.store
+    return given or default_store_path(os.environ, Path.home())
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,14 @@ from quantmeter.commands.options import (
     add_data,
     add_model,
     add_seed,
+    add_store,
     add_threads,
     add_time,
     console,
     positive,
     print_json,
     progress_bar,
+    store_of,
     table,
 )
 
@@ -66,6 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how activation ranges are chosen (default minmax); the policy file carries it",
     )
     add_time(parser)
+    add_store(parser)
     parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
 
 
@@ -90,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
+            store=store_of(arguments),
             out=arguments.out,
             progress=progress,
         )
