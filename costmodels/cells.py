@@ -142,6 +142,17 @@ def _frozen(
     return array
 
 
+def scaled_cells(cells: Cells, factor: float) -> Cells:
+    """Return a block with values and uncertainties multiplied by `factor`, which is positive."""
+    spread = cells.uncertainty
+    return Cells(
+        cells.value * factor,
+        cells.kernel,
+        cells.provenance,
+        None if spread is None else spread * factor,
+    )
+
+
 def select(cells: Cells, where: tuple[npt.NDArray[np.intp], ...]) -> Cells:
     """Return the cells at an index such as `numpy.ix_` makes."""
     spread = None if cells.uncertainty is None else cells.uncertainty[where]

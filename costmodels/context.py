@@ -58,6 +58,10 @@ class Context:
         if (self.groups >= layers).any():
             raise TableError(f"the context names a layer beyond the {layers} of the table")
 
+    def scaled(self, factor: float) -> "Context":
+        """Return the context with every value multiplied by `factor`."""
+        return Context(self.groups, self.values * factor)
+
     def correction(self, index: npt.NDArray[np.uint8], choices: Sequence[BitWidths]) -> FloatArray:
         """Return what to add to the table's cost of each policy, (P,).
 

@@ -1,9 +1,10 @@
 """Cost tables: what each layer, glue operator and conversion of one network costs."""
 
 import json
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from costmodels.cells import (
     number,
     once_from_json,
     once_to_json,
+    scaled_cells,
     select,
 )
 from costmodels.context import Context
@@ -209,6 +211,28 @@ class CostTable:
             self.measurements,
             once,
             self.context,
+        )
+
+    def scaled(self, factor: float) -> "CostTable":
+        """Return the table with every cost and uncertainty multiplied by `factor`.
+
+        What was measured stays as it was; ``source["rescaled"]`` holds the factor.
+
+        Raises:
+            TableError: if the factor is not positive and finite.
+        """
+        if not 0 < factor < math.inf:
+            raise TableError(f"costs are scaled by a positive factor, not {factor!r}")
+        before = self.source.get("rescaled", 1.0)
+        return replace(
+            self,
+            unary=scaled_cells(self.unary, factor),
+            glue=scaled_cells(self.glue, factor),
+            conversion=scaled_cells(self.conversion, factor),
+            constant=self.constant * factor,
+            once=None if self.once is None else replace(self.once, value=self.once.value * factor),
+            context=None if self.context is None else self.context.scaled(factor),
+            source={**self.source, "rescaled": before * factor},
         )
 
     def to_json(self) -> str:

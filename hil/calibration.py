@@ -14,7 +14,7 @@ a physical prior, the first from one profile of the float and one of the all-int
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,10 +38,10 @@ from quantization.policy import Policy
 INTEGER = BitWidths(8, 8)
 """Stands for every deployable integer choice: they all execute the same kernels."""
 
-TURNS = TimingOptions(blocks=6, samples=1, warm_runs=1, turn_s=5e-3, sample_s=1e-3, warm_up=None)
+TURNS = TimingOptions(blocks=5, samples=1, warm_runs=1, turn_s=5e-3, sample_s=1e-3, warm_up=None)
 """How one policy is timed: briefly, since many policies tell more than many runs of one.
 
-Disturbances come in bursts that last longer than a turn: six short turns of either network repeat
+Disturbances come in bursts that last longer than a turn: five short turns of either network repeat
 better than three long ones that take the same time (see `hil.timing.low_ratio`).
 """
 
@@ -345,8 +345,3 @@ def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
     """Return the policy that runs the layers of `pattern` as integers, the others as floats."""
     pairs = zip(network.layer_names, pattern, strict=True)
     return Policy({name: INTEGER if integer else FLOAT32 for name, integer in pairs})
-
-
-def rescaled(model: Model, seconds: float) -> Context:
-    """Return the context of `model` in seconds, given the float network's time."""
-    return replace(model.context, values=model.context.values * seconds)

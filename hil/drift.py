@@ -94,8 +94,13 @@ class Drift:
     large_limit: float
     probes: int
 
+    @property
+    def rescales(self) -> bool:
+        """Whether the table needs a factor and nothing else."""
+        return self.answer is Answer.RESCALE
+
     def __str__(self) -> str:
-        if self.answer is Answer.RESCALE:
+        if self.rescales:
             return f"{self.answer} by {self.scale:.3g}"
         return self.answer.value
 

@@ -5,6 +5,7 @@ networks themselves. Both in a worker process, and both look into the store firs
 execute the same kernel share one measurement, hence one number.
 """
 
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -198,10 +199,12 @@ class OrtLive:
             "seconds": self._context.seconds,
             "seed": self._context.seed,
             "inputs": "random" if self._context.inputs is None else "given",
+            "created_s": time.time(),
             "policies": len(found.timed),
             "disturbed_policies": found.disturbed,
             "unlike_policies": found.model.unlike,
             "failed_policies": [failure.to_dict() for failure in found.failed],
+            "reading_noise": found.model.fit.noise,
             "validation": None if validation is None else validation.to_dict(),
         }
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
-from hil.calibration import INTEGER, Calibration, rescaled
+from hil.calibration import INTEGER, Calibration
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.deployment import not_deployable
 from quantization.network import Network
@@ -56,7 +56,7 @@ def measured_table(network: Network, found: Calibration, source: Mapping[str, ob
             }
             for t, judges in zip(found.timed, found.judged, strict=True)
         ],
-        context=rescaled(found.model, found.float_s),
+        context=found.model.context.scaled(found.float_s),
     )
 
 

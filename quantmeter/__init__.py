@@ -1,8 +1,9 @@
-"""The front door: three verbs, the command line and the report page.
+"""The front door: three verbs and a check, the command line and the report page.
 
     quantmeter.calibrate(...)   cost tables for a device
     quantmeter.search(...)      bits within budgets
     quantmeter.benchmark(...)   exported policies, timed
+    quantmeter.drift(...)       whether a measured table still holds
 
 Nothing heavy is imported before a verb is called.
 """
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
+    from quantmeter.drifting import drift
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "search"]
+__all__ = ["benchmark", "calibrate", "drift", "search"]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
+    "drift": "quantmeter.drifting",
     "search": "quantmeter.searching",
 }
 

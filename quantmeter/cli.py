@@ -12,7 +12,18 @@ from typing import NoReturn
 from quantization.errors import QuantmeterError
 
 COMMANDS = (
-    *("demo", "inspect", "cost", "calibrate", "search", "export", "bench", "devices", "backends"),
+    *(
+        "demo",
+        "inspect",
+        "cost",
+        "calibrate",
+        "drift",
+        "search",
+        "export",
+        "bench",
+        "devices",
+        "backends",
+    ),
 )
 
 
