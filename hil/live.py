@@ -53,6 +53,9 @@ class OrtLive:
     Args:
         context: threads, time for a table, real inputs, seed, store.
 
+    Attributes:
+        device: who measures.
+
     Raises:
         StoreError: if the store cannot be used.
     """
@@ -62,10 +65,10 @@ class OrtLive:
 
     def __init__(self, context: BackendContext) -> None:
         self._context = context
-        self._device = detect()
+        self.device = detect()
         self._store: RecordStore = MemoryStore()
         if context.store is not None:
-            store = Store(context.store, self._device)
+            store = Store(context.store, self.device)
             weakref.finalize(self, store.close)
             self._store = store
         self._setups: dict[str, Setup] = {}
@@ -167,7 +170,7 @@ class OrtLive:
         if network.digest not in self._setups:
             inputs = self._inputs(network)
             options = ExportOptions(
-                weight_method="minmax", pack=False, reduce_range=self._device.saturates
+                weight_method="minmax", pack=False, reduce_range=self.device.saturates
             )
             self._setups[network.digest] = Setup(
                 network,
@@ -194,7 +197,7 @@ class OrtLive:
         return {
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
-            "device": self._device.to_dict(),
+            "device": self.device.to_dict(),
             "runtime": recorded_options(self._context.threads),
             "seconds": self._context.seconds,
             "seed": self._context.seed,

@@ -14,8 +14,11 @@ ROOT = Path(__file__).parents[1]
     ("script", "expected"),
     [
         ("episodes.py", r"update +[\d.]+ ms"),
+        ("fastest.py", r"over the better uniform policy \((float|integer)\): at most [\d.]+"),
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
+        ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
+        ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
     ],
 )
