@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     ("script", "expected"),
     [
         ("episodes.py", r"update +[\d.]+ ms"),
+        ("exporter_choices.py", r"the same file again +[\d.]+ \[[\d.]+ [\d.]+\] +same dB"),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("train_digits.py", r"[\d.]+ ?%"),
     ],
