@@ -6,7 +6,7 @@ numbers, left alone by the rewrite (docs/decisions/0002-float-guard.md).
 
 Where only glue reads the tensor that no rewrite reaches, one scale stays: behind a convolution the
 runtime keeps the channels last, and scales repeated along them took 40 % of MobileNetV3-Small at
-uniform INT8. Before a layer they cost nothing that could be told from noise, less than a `Clip` to
+uniform INT8. Before a layer they cost at most 3 %, no more than a `Clip` to
 the whole range or scales repeated along rows, which stop the rewrite as well
 (docs/decisions/0006-exporter-choices.md).
 """

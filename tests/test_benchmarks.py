@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     ("script", "expected"),
     [
         ("episodes.py", r"update +[\d.]+ ms"),
+        ("exporter_choices.py", r"the same file again +[\d.]+ \[[\d.]+ [\d.]+\] +same dB"),
         ("fastest.py", r"over the better uniform policy \((float|integer)\): at most [\d.]+"),
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
