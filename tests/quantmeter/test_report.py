@@ -192,8 +192,7 @@ def test_the_verdict_puts_the_deployed_policy_beside_float_and_uniform_bits_of_e
     assert "Deployed: exact (MILP on proxy loss)" in text
     assert (
         "0.470x measured, 95 % interval [0.460x, 0.490x] ; noise floor 0.6 % "
-        "predicted 0.474x"
-        in text
+        "predicted 0.474x" in text
     )
     assert "6 B to spare" in text
     assert "is 4.5 points above that of uniform bits; the two 95 % intervals do not overlap" in text
