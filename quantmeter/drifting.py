@@ -1,7 +1,7 @@
 """Whether a table that was measured earlier still holds: ten of its policies are timed again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,31 @@ def is_old(table: CostTable, now_s: float | None = None) -> bool:
         return False
     now = time.time() if now_s is None else now_s
     return now - created > OLD_S and device.identity == detect(device.runtime).identity
+
+
+def check_old_tables(
+    model: str | Path | Network,
+    costs: Sequence[str],
+    *,
+    data: str | Path | Data | None,
+    threads: int,
+    seed: int,
+    progress: Callable[[float, str], None],
+) -> dict[str, DriftCheck]:
+    """Check the tables among the values of ``--cost`` that are old (`is_old`), by file name.
+
+    Those without timed policies (CSV files hold none) are not checked.
+    """
+    found = {}
+    for text in costs:
+        _, named, path = text.partition("table:")
+        table = CostTable.read(path) if named else None
+        if table is not None and table.measurements and is_old(table):
+            given = data if table.source.get("inputs") == "given" else None
+            found[path] = drift(
+                model, table, data=given, threads=threads, seed=seed, progress=progress
+            )
+    return found
 
 
 def _require_same_device(table: CostTable, threads: int) -> None:

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from quantmeter.commands.drift import add_old_tables, report_old_tables
 from quantmeter.commands.options import (
     Subparsers,
     add_command,
@@ -34,6 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_seed(parser)
     add_threads(parser)
     add_store(parser)
+    add_old_tables(parser)
     parser.add_argument(
         "--vs",
         action="append",
@@ -53,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.costs import parse_costs
     from quantmeter.workbench import open_workbench
 
+    report_old_tables(arguments)
     policies = read_policies(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     context = BackendContext(

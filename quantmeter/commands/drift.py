@@ -1,6 +1,7 @@
 """``quantmeter drift``: whether a measured table still holds."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,37 @@ def run(arguments: argparse.Namespace) -> int:
     if out is not None and not anew:
         console().print(f"written: {out}")
     return int(anew)
+
+
+def add_old_tables(parser: argparse.ArgumentParser) -> None:
+    """Add whether old tables are checked before they are used."""
+    parser.add_argument(
+        "--no-drift-check",
+        action="store_true",
+        help="use tables that were measured here more than a day ago without timing ten of their "
+        "policies again",
+    )
+
+
+def report_old_tables(arguments: argparse.Namespace) -> None:
+    """Check the old tables that ``--cost`` names, and say on standard error what was found."""
+    from quantmeter.drifting import check_old_tables
+
+    if arguments.no_drift_check or not any("table:" in text for text in arguments.cost):
+        return
+    with progress_bar("drift check") as progress:
+        found = check_old_tables(
+            arguments.model,
+            arguments.cost,
+            data=arguments.data,
+            threads=arguments.threads,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    for name, checked in found.items():
+        print(describe(name, checked.drift), file=sys.stderr)
+        if checked.drift.rescales:
+            print("its ratios hold; quantmeter drift --out writes it rescaled", file=sys.stderr)
 
 
 def describe(name: str, found: "Drift") -> str:

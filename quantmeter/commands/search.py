@@ -3,6 +3,7 @@
 import argparse
 import shlex
 
+from quantmeter.commands.drift import add_old_tables, report_old_tables
 from quantmeter.commands.options import (
     Subparsers,
     add_choices,
@@ -69,6 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_time(parser)
     add_store(parser)
+    add_old_tables(parser)
     parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
 
 
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from costmodels.units import Metric, Unit, format_quantity, parse_duration
     from quantmeter.searching import search
 
+    report_old_tables(arguments)
     with progress_bar("searching") as progress:
         report = search(
             arguments.model,
