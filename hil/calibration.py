@@ -46,8 +46,7 @@ better than three long ones that take the same time (see `hil.timing.low_ratio`)
 """
 
 _LEAST_FITTED = 24
-_LATER = 10
-"""Every third policy judges until there are enough for an interval; then every tenth does."""
+_SOONER, _LATER = 3, 10
 
 _QUIET, _LOUDER = 0.03, 0.05
 """The noise of a row grows by its size with each `_LOUDER` that float took longer than `_QUIET`.
@@ -208,7 +207,7 @@ def calibrate_network(
     judged: list[bool] = []
     failed: list[Failure] = []
     spent = 0.0
-    for position, (pattern, judges) in enumerate(_schedule(free, seed)):
+    for position, (pattern, judges) in enumerate(schedule(free, seed)):
         if spent > seconds and len(timed) > 2:
             break
         progress(min(spent / seconds, 1.0), f"{len(timed)} policies timed")
@@ -274,14 +273,21 @@ def _calibration(
     )
 
 
-def _schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:
-    """Yield what to time, and whether it judges: all integer, all float, then both streams."""
+def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:
+    """Yield what to time, and whether it judges: all integer, all float, then both streams.
+
+    Every third policy judges until there are enough for an interval; then every tenth does.
+
+    Args:
+        free: (L,) layers that can run as integers.
+        seed: of the draws.
+    """
     yield free, False
     yield np.zeros_like(free), False
     design, judges = patterns(free, seed), mixture(free, seed)
     drawn = 0
     for position in itertools.count(1):
-        if position % (3 if drawn < LEAST_POLICIES else _LATER) == 0:
+        if position % (_SOONER if drawn < LEAST_POLICIES else _LATER) == 0:
             drawn += 1
             yield next(judges), True
         else:

@@ -76,6 +76,11 @@ class OrtLive:
         self._tables: dict[str, CostTable] = {}
         self._totals: dict[tuple[str, bytes], float] = {}
 
+    def keep_in(self, store: RecordStore) -> None:
+        """Keep measurements in `store` from now on, instead of that of the context."""
+        self._store = store
+        self._benches.clear()
+
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Calibrate `network` for `BackendContext.seconds`; once per network.
 
