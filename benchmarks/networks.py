@@ -17,18 +17,26 @@ import onnx
 import torch
 from torch import nn
 
-from benchmarks.architectures import classic, mobile
+from benchmarks.architectures import classic, mobile, tokens
 from quantization.torch_export import export_module
 
 SIZE = 224
 """Height and width of the images that all of them were published for."""
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "deit_tiny": tokens.deit_tiny,
+    "densenet121": classic.densenet121,
     "efficientnet_b0": mobile.efficientnet_b0,
+    "mixer_s32": tokens.mixer_s32,
+    "mnasnet_b1": mobile.mnasnet_b1,
+    "mobilenet_v1": mobile.mobilenet_v1,
     "mobilenet_v2": mobile.mobilenet_v2,
     "mobilenet_v3_small": mobile.mobilenet_v3_small,
     "resnet18": classic.resnet18,
+    "resnet50": classic.resnet50,
+    "shufflenet_v2": mobile.shufflenet_v2,
     "squeezenet1_1": classic.squeezenet1_1,
+    "vgg11": classic.vgg11,
 }
 
 
@@ -49,10 +57,11 @@ def build_module(name: str, *, size: int = SIZE, seed: int = 0) -> nn.Module:
             if part.bias is not None:  # no batch-norm behind it
                 nn.init.normal_(part.bias, 0, 0.1)
                 hooks.append(part.register_forward_hook(_normalise))
-        elif isinstance(part, nn.BatchNorm2d):
+        elif isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.uniform_(part.weight, 0.8, 1.2)
             nn.init.normal_(part.bias, 0, 0.1)
-            part.momentum = 1.0
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = 1.0
     module.train()
     # As many pixels of small images as of large ones: the deepest layers see one of each.
     images = 16 * max(1, SIZE // size) ** 2

@@ -1,10 +1,26 @@
-"""Architectures of inverted residuals: expansion, depthwise convolution, linear projection."""
+"""Architectures of depthwise convolutions, most of them within inverted residuals."""
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from benchmarks.architectures.blocks import Classifier, Residual, SqueezeExcite, conv, divisible
+
+
+def mobilenet_v1(classes: int = 1000) -> nn.Module:
+    """Howard et al., 2017, table 1, width 1.0.
+
+    The last depthwise convolution has stride 1: the table says 2, but keeps the size.
+    """
+    rows = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
+    blocks: list[nn.Module] = [*conv(3, 32, 3, 2), nn.ReLU()]
+    channels = 32
+    for outputs, stride in (*rows, (1024, 2), (1024, 1)):
+        blocks += [*conv(channels, channels, 3, stride, channels), nn.ReLU()]
+        blocks += [*conv(channels, outputs, 1), nn.ReLU()]
+        channels = outputs
+    return Classifier(blocks, nn.Linear(1024, classes))
 
 
 def inverted_residual(
@@ -99,3 +115,70 @@ def efficientnet_b0(classes: int = 1000) -> nn.Module:
             blocks.append(block)
             channels = outputs
     return Classifier([*blocks, *conv(channels, 1280, 1), nn.SiLU()], nn.Linear(1280, classes))
+
+
+def mnasnet_b1(classes: int = 1000) -> nn.Module:
+    """Tan et al., CVPR 2019: the variant without squeeze-excite, depth multiplier 1.0."""
+    rows = [(3, 24, 3, 2, 3), (3, 40, 3, 2, 5), (6, 80, 3, 2, 5)]
+    rows += [(6, 96, 2, 1, 3), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)]
+    blocks: list[nn.Module] = [*conv(3, 32, 3, 2), nn.ReLU()]
+    blocks.append(inverted_residual(32, 32, 16, activation=nn.ReLU))
+    channels = 16
+    for expansion, outputs, repeats, stride, kernel in rows:
+        for index in range(repeats):
+            block = inverted_residual(
+                channels,
+                channels * expansion,
+                outputs,
+                kernel=kernel,
+                stride=stride if index == 0 else 1,
+                activation=nn.ReLU,
+            )
+            blocks.append(block)
+            channels = outputs
+    return Classifier([*blocks, *conv(channels, 1280, 1), nn.ReLU()], nn.Linear(1280, classes))
+
+
+class ShuffleUnit(nn.Module):
+    """Ma et al., ECCV 2018, figure 3c and, where it reduces the image, 3d.
+
+    Half of the channels pass by; a unit that reduces works on all of them twice.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half, self.reduces = outputs // 2, stride > 1
+        given = inputs if self.reduces else half
+        self.right = nn.Sequential(
+            *conv(given, half, 1),
+            nn.ReLU(),
+            *conv(half, half, 3, stride, half),
+            *conv(half, half, 1),
+            nn.ReLU(),
+        )
+        if self.reduces:
+            depthwise = conv(inputs, inputs, 3, stride, inputs)
+            self.left = nn.Sequential(*depthwise, *conv(inputs, half, 1), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, inputs, H, W) to (N, outputs, H/stride, W/stride), the halves interleaved."""
+        if self.reduces:
+            left, right = self.left(x), self.right(x)
+        else:
+            left, right = x.chunk(2, dim=1)
+            right = self.right(right)
+        joined = torch.cat([left, right], dim=1)
+        count, channels, height, width = joined.shape
+        halves = joined.view(count, 2, channels // 2, height, width)
+        return halves.transpose(1, 2).reshape(count, channels, height, width)
+
+
+def shufflenet_v2(classes: int = 1000) -> nn.Module:
+    """Ma et al., ECCV 2018, table 5, width 1.0."""
+    blocks: list[nn.Module] = [*conv(3, 24, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 24
+    for outputs, repeats in ((116, 4), (232, 8), (464, 4)):
+        blocks.append(ShuffleUnit(channels, outputs, 2))
+        blocks += [ShuffleUnit(outputs, outputs, 1) for _ in range(repeats - 1)]
+        channels = outputs
+    return Classifier([*blocks, *conv(channels, 1024, 1), nn.ReLU()], nn.Linear(1024, classes))
