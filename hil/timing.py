@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import trim_mean
 
 from costmodels.errors import CostError
 from costmodels.measurement import Measurement
@@ -223,6 +222,8 @@ def low_ratio(candidate: Measurement, reference: Measurement) -> float:
     Raises:
         CostError: if the two share no block: they were not timed together.
     """
+    from scipy.stats import trim_mean
+
     ours, theirs = (
         {b: min(values) for b, values in _by_block(m).items()} for m in (candidate, reference)
     )
