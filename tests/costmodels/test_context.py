@@ -1,4 +1,4 @@
-"""What neighbours add to a table: by definition, on its way through files, and when it is damaged."""
+"""What neighbours add to a table: by definition, through files, and when it is damaged."""
 
 import itertools
 import json
