@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from costmodels.cells import number
 from costmodels.errors import TableError
 from quantization.bits import BitWidths
 
@@ -17,6 +18,7 @@ ORDER = 3
 """How many layers a group has at most."""
 
 _NONE = -1
+_MOST = int(np.iinfo(np.int16).max)
 _BLOCK = 1024
 """Policies at a time: the products of a block stay in the cache."""
 
@@ -35,19 +37,29 @@ class Context:
         values: (K,) in the unit of the table; may be negative.
 
     Raises:
-        TableError: if shapes differ, a position is below -1 or a value is not finite.
+        TableError: if shapes differ, a position is no whole number from -1 on, or a value is not
+            finite.
     """
 
     groups: GroupArray
     values: FloatArray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", np.array(self.groups, np.int16))
-        object.__setattr__(self, "values", np.array(self.values, np.float64))
-        if self.groups.shape != (len(self.values), ORDER):
-            raise TableError(f"a context of {len(self.values)} values has {self.groups.shape} ids")
-        if not np.isfinite(self.values).all() or (self.groups < _NONE).any():
-            raise TableError("a context holds a value that is not finite, or no layer's position")
+        # Whatever kind is given is looked at before it is converted, which wraps and truncates.
+        groups, values = np.asarray(self.groups), np.array(self.values, np.float64)
+        if values.ndim != 1 or groups.shape != (len(values), ORDER):
+            raise TableError(
+                f"a context has one value for each group of {ORDER}; "
+                f"the shapes are {values.shape} and {groups.shape}"
+            )
+        if groups.dtype.kind not in "iu":
+            raise TableError("a context holds a position that is no whole number")
+        if (groups < _NONE).any() or (groups > _MOST).any():
+            raise TableError(f"a context holds a position that is not one from {_NONE} to {_MOST}")
+        if not np.isfinite(values).all():
+            raise TableError("a context holds a value that is not finite")
+        object.__setattr__(self, "groups", groups.astype(np.int16))
+        object.__setattr__(self, "values", values)
 
     def check(self, layers: int) -> None:
         """Raise unless every group is one of so many layers.
@@ -85,12 +97,17 @@ class Context:
         """Read what `to_json` wrote; None for None.
 
         Raises:
-            TableError: if shapes or values are wrong.
+            TableError: if shapes, positions or values are wrong.
+            KeyError: if groups or values are missing.
+            TypeError: if the content is nothing like it.
+            ValueError: if groups differ in length.
         """
         if content is None:
             return None
-        groups = np.array(content["groups"], np.int16).reshape(-1, ORDER)
-        return cls(groups, np.array(content["values"], np.float64))
+        values = [number("context.values", value) for value in content["values"]]
+        # nested lists without an entry have lost their second axis and their kind
+        groups = np.array(content["groups"] or np.zeros((0, ORDER), np.int16))
+        return cls(groups, np.array(values, np.float64))
 
 
 def products(groups: GroupArray, integer: npt.NDArray[np.bool_]) -> FloatArray:

@@ -242,7 +242,7 @@ def _calibration(
 ) -> Calibration:
     integer, floats = profiles
     effects, shares = Effects(network), shares_of_nodes(network, floats.shares)
-    prior = effects.prior(floats.shares, integer.shares, timed[0].ratio)
+    prior = effects.prior(floats.shares, integer.shares, ratio_of_integers(timed))
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
     trial = _fit_model(
@@ -271,6 +271,14 @@ def _calibration(
         tuple(failed),
         validation,
     )
+
+
+def ratio_of_integers(timed: Sequence[Timed]) -> float:
+    """Return the ratio to float of the policy with the most integer layers, the earliest of these.
+
+    That is the all-integer one, unless it failed; the prior then takes the nearest to it.
+    """
+    return max(timed, key=lambda each: int(each.pattern.sum())).ratio
 
 
 def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:

@@ -58,7 +58,7 @@ class Machine:
         ratio *= wobble * (1.15 if self.draw.random() < self.disturbed else 1.0)
         float_s = 1e-3 * self.slower * float_wobble
         policy = Measurement("policy", (float_s * ratio,))
-        return Timed(pattern, ratio, policy, Measurement("float", (float_s,)))
+        return Timed(pattern, ratio, policy, Measurement("float", (float_s,)), self.lasts_s)
 
 
 TEMPLATE = backend("analytical:haq").table(example_network(), DEFAULT_CHOICES, Metric.LATENCY)

@@ -91,9 +91,8 @@ def test_a_policy_is_timed_beside_float_in_a_worker(worker: Worker) -> None:
     record = bench.measure(policy, 1)
     assert record.failure is None
     assert set(record.measurements) == {"policy", "float"}
-    blocks = {m.block for m in record.measurements.values()}
-    assert len(blocks) == 1
-    assert len(set(blocks.pop())) == QUICK.blocks
+    for measurement in record.measurements.values():  # the quicker one runs more often in a turn
+        assert set(measurement.block or ()) == set(range(QUICK.blocks))
     assert Record.from_dict(record.to_dict()) == record
     assert worker.restarts == 0
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import pytest
 
 from hil.ort import one_feed, optimized_graph, random_inputs
-from hil.profile import durations, node_shares
+from hil.profile import durations, profile_nodes
 from hil.trace import owners
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions
@@ -112,12 +112,28 @@ def test_conversions_in_several_steps_belong_to_no_node() -> None:
 
 def test_every_glue_operator_that_is_not_fused_has_a_share_of_the_float_network() -> None:
     network = _gated()
-    shares = node_shares(
+    shares = profile_nodes(
         _exporter(network), Policy({}), 1, one_feed(network, random_inputs(network, 1))
-    )
+    ).shares
     glue = {glue.name for glue in network.glue} - {"over"}
     assert {name for name, share in shares.items() if share > 0} == {*network.layer_names, *glue}
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bits", ["w32a32", "w8a8"])
+def test_a_profile_has_shares_of_all_layers_that_add_up_to_one_and_their_kernels(bits: str) -> None:
+    network = small_mobilenet()
+    policy = Policy.uniform(network, BitWidths.parse(bits))
+    feed = one_feed(network, random_inputs(network, 1))
+    found = profile_nodes(_exporter(network), policy, 1, feed)
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert set(network.layer_names) <= set(found.shares)
+    assert set(found.shares) <= {node.name for node in network.execution_order}
+    assert set(found.kernels) == set(network.layer_names)
+    integer = {"QLinearConv", "QGemm", "QLinearMatMul"}
+    assert set(found.kernels.values()) <= (
+        integer if bits == "w8a8" else {"Conv", "FusedConv", "Gemm"}
+    )
 
 
 def _event(number: int, kind: str, microseconds: int) -> dict[str, object]:

@@ -231,7 +231,7 @@ def test_calibrate_writes_a_table_that_search_and_cost_take(call: Call, files: F
     assert (answer.status, answer.err) == (0, "")
     assert answer.json["policies"] >= 24
     priced = call("cost MODEL.onnx --cost table:tables/T.json --metric latency --json").json
-    assert priced["provenance"] == ["measured"]
+    assert priced["provenance"] == ["calibrated"]
     assert 0 < priced["total"] < 1
     assert all(layer["kernel"] for layer in priced["layers"])
 
