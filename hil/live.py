@@ -136,12 +136,12 @@ class OrtLive:
 
     def profile(self, network: Network) -> Inspect:
         """Return what profiles policies of `network`."""
-        return self._bench(network, TURNS).profile
+        return lambda policy: self._bench(network, TURNS).profile(policy)
 
     def _measure(self, network: Network, turns: TimingOptions) -> Measure:
-        bench = self._bench(network, turns)
-
+        # It refers to this object, with which worker and store end, not to the bench alone.
         def measure(pattern: Pattern, seed: int) -> Timed:
+            bench = self._bench(network, turns)
             return Timed.of(pattern, bench.measure(as_policy(network, pattern), seed))
 
         return measure
