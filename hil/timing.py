@@ -224,22 +224,7 @@ def low_ratio(candidate: Measurement, reference: Measurement) -> float:
     """
     from scipy.stats import trim_mean
 
-    ours, theirs = (
-        {b: min(values) for b, values in _by_block(m).items()} for m in (candidate, reference)
-    )
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        raise CostError(f"{candidate.name} and {reference.name} share no block of timing")
-    logs = [np.log(ours[b] / theirs[b]) for b in shared]
-    return float(np.exp(trim_mean(logs, _TRIMMED)))
-
-
-def _by_block(measurement: Measurement) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    numbers = measurement.block or (0,) * len(measurement.samples_s)
-    for block, sample in zip(numbers, measurement.samples_s, strict=True):
-        found.setdefault(block, []).append(sample)
-    return found
+    return float(np.exp(trim_mean(log_ratios(candidate, reference, 0.0), _TRIMMED)))
 
 
 def _bootstrap_medians(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:

@@ -122,7 +122,9 @@ def test_totals_come_from_the_store_as_well(tmp_path: Path) -> None:
     assert keys(context.store) == before
 
 
-def test_without_a_store_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_store_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = len(os.listdir(Path(os.environ["QUANTMETER_STORE"]).parent))
     totals(BackendContext(), FLOAT32)

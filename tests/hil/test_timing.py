@@ -14,6 +14,7 @@ from hil.timing import (
     TimingOptions,
     WarmUp,
     log_ratios,
+    low_ratio,
     paired_ratio,
     time_interleaved,
 )
@@ -168,3 +169,26 @@ def test_a_low_quantile_of_the_blocks_is_compared_on_request() -> None:
 @pytest.mark.parametrize("ratio", [Ratio(0.9, 0.95, 1.0), Ratio(1.0, 1.05, 1 / 0.9)])
 def test_an_interval_reaches_as_far_from_one_on_either_side(ratio: Ratio) -> None:
     assert ratio.furthest == pytest.approx(1 / 0.9 - 1)
+
+
+def _turns(name: str, *quickest: float) -> Measurement:
+    """Two samples a turn, of which the first is disturbed."""
+    samples = tuple(value for low in quickest for value in (5 * low, low))
+    return Measurement(name, samples, block=tuple(np.repeat(range(len(quickest)), 2).tolist()))
+
+
+def test_a_low_ratio_compares_the_quickest_runs_of_each_turn() -> None:
+    new, old = _turns("new", 2.0, 4.0, 6.0), _turns("old", 1.0, 2.0, 3.0)
+    assert low_ratio(new, old) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("disturbed", [0.01, 100.0])
+def test_one_disturbed_turn_of_five_does_not_change_a_low_ratio(disturbed: float) -> None:
+    new, old = _turns("new", 3.0, 3.0, disturbed, 3.0, 3.0), _turns("old", *[1.0] * 5)
+    assert low_ratio(new, old) == pytest.approx(3.0)
+
+
+def test_a_low_ratio_is_of_candidates_that_were_timed_together() -> None:
+    new, old = (Measurement(n, (1.0,), block=(b,)) for n, b in (("new", 0), ("old", 1)))
+    with pytest.raises(CostError, match="new and old share no block"):
+        low_ratio(new, old)
