@@ -87,8 +87,8 @@ def per_tensor_weights(exporter: Exporter, policy: Policy) -> bytes:
         quantized = quantize_weight(weight[None], policy[layer.name].weights, 0, method)
         scale, step = quantized.scale, exporter.ranges.grid(layer.inputs[0], 8).scale
         store(f"{own}:i", quantized.values[0])
-        store(f"{own}:m", scale[0])
-        store(f"{own}:o", np.int8(0))
+        store(f"{own}:m", np.asarray(scale[0]))
+        store(f"{own}:o", np.array(0, np.int8))
         store(f"{own}:a", quantize_bias(exporter.parameters.bias(layer.name), step, scale))
         scalar |= {f"{own}:i", f"{own}:a"}
     for node in graph.node:
