@@ -98,8 +98,8 @@ class DemoResult:
             "calibration": {
                 key: self.table.source[key]
                 for key in (
-                    *("policies", "held_out_policies", "held_out_mean_absolute_error"),
-                    "seconds",
+                    *("policies", "disturbed_policies", "unlike_policies", "failed_policies"),
+                    *("inputs", "validation", "seconds"),
                 )
             },
             "energy": {

@@ -12,6 +12,7 @@ from typing import Any
 from costmodels.units import Unit, format_quantity
 from quantization.bits import BitWidths
 from quantmeter.charts import accuracy_chart, latency_chart
+from quantmeter.prediction import describe_validation
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -76,6 +77,7 @@ def describe_page(result: Mapping[str, Any]) -> dict[str, Any]:
         "reference": rows[-1],
         "gain": _gain(deployed, rival),
         "ahead": _ahead(policies, deployed),
+        "validation": describe_validation(result["calibration"]["validation"]),
         "compared": [r for r in (rows[-1], deployed, rival) if r is not None],
         "spare_bytes": None if deployed is None else -deployed["over_bytes"],
         "audit": None if deployed is None else _count_audit(deployed["audit"]),

@@ -10,11 +10,13 @@ from quantmeter.commands.options import (
     add_data,
     add_model,
     add_seed,
+    add_store,
     add_threads,
     add_time,
     console,
     print_json,
     progress_bar,
+    store_of,
 )
 
 
@@ -28,6 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_threads(parser)
     parser.add_argument("--cost", default="ort", metavar="BACKEND", help="default ort")
     add_time(parser)
+    add_store(parser)
     parser.add_argument(
         "--out", required=True, metavar="TABLE.json", help="the table that is written"
     )
@@ -38,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from costmodels.units import parse_duration
     from quantmeter.calibrating import calibrate
     from quantmeter.files import require_file, write
+    from quantmeter.prediction import describe_policies, describe_validation
 
     seconds = parse_duration(arguments.time)
     out = Path(arguments.out)
@@ -51,16 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
             data=arguments.data,
             threads=arguments.threads,
             seed=arguments.seed,
+            store=store_of(arguments),
             progress=progress,
         )
     write(out, table.to_json())
-    known = (
-        *("policies", "disturbed_policies", "held_out_policies"),
-        *("held_out_mean_absolute_error", "inputs"),
-    )
+    known = ("policies", "disturbed_policies", "unlike_policies", "failed_policies", "validation")
     runs = [bool(column.any()) for column in table.supported.T]
     masked = [str(bits) for bits, ok in zip(table.choices, runs, strict=True) if not ok]
-    summary = {"out": str(out), **{key: table.source.get(key) for key in known}, "masked": masked}
+    summary = {
+        "out": str(out),
+        **{key: table.source.get(key) for key in (*known, "inputs")},
+        "masked": masked,
+    }
     if arguments.json:
         print_json(summary)
         return 0
@@ -69,13 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if summary["policies"] is None:
         console().print(f"{out}: written as {arguments.cost} has it; nothing was measured")
         return 0
-    console().print(
-        f"{out}: {summary['policies']} policies timed; mean absolute error "
-        f"{summary['held_out_mean_absolute_error']:.1%} on {summary['held_out_policies']} "
-        f"policies that were not fitted ({summary['inputs']} inputs)"
-    )
-    if summary["disturbed_policies"]:
-        console().print(
-            f"{summary['disturbed_policies']} more were left out: others disturbed the machine"
-        )
+    console().print(f"{out}: {describe_policies(table.source)}")
+    for line in describe_validation(table.source["validation"]):
+        console().print(line)
     return 0

@@ -85,6 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     once = 0.0
     if priced.once is not None and priced.once.due(batch.index)[0]:
         once = priced.once.value
+    neighbours = 0.0
+    if priced.context is not None:
+        neighbours = float(priced.context.correction(batch.index, batch.choices)[0])
     notes = [str(note) for note in priced.source.get("notes", ())]
     provenance = sorted({str(entry["provenance"]) for entry in layers})
     if arguments.json:
@@ -100,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "conversions": conversion,
                 "constant": priced.constant,
                 "once": once,
+                "neighbours": neighbours,
                 "table_total": summed,
                 "source": dict(priced.source),
                 "notes": notes,
@@ -117,13 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
             " ".join(filter(None, (str(entry["provenance"]), str(entry["kernel"])))),
         )
     rest = {"glue": glue, "conversions": conversion, "constant": priced.constant, "once": once}
+    rest["neighbours"] = neighbours
     for name, value in rest.items():
         share = value / summed if summed else 0.0
         rows.add_row(f"({name})", "", format_quantity(value, priced.unit), f"{share:.1%}", "")
     out = console()
     out.print(rows)
     out.print(f"total: {format_quantity(exact, priced.unit)} ({', '.join(provenance)})")
-    if min(glue, conversion, priced.constant) < 0:
+    if min(glue, conversion, priced.constant, neighbours) < 0:
         notes.append("what is fitted may be negative: a fusion that is gained, or an even split")
     for note in notes:
         out.print(f"note: {note}")

@@ -77,6 +77,7 @@ def announce(title: str) -> Iterator[Callable[[float, str], None]]:
 def print_result(result: Mapping[str, Any], screen: "Console") -> None:
     """Print what `DemoResult.to_dict` returned, judged as the page judges it."""
     from costmodels.units import Unit, format_quantity
+    from quantmeter.prediction import describe_policies, describe_validation
     from quantmeter.report import describe_page
 
     page = describe_page(result)
@@ -86,11 +87,9 @@ def print_result(result: Mapping[str, Any], screen: "Console") -> None:
         f"{network['weight_count']:,} weights; float accuracy "
         f"{result['float']['test_accuracy']:.2%} on test images"
     )
-    screen.print(
-        f"latency table: {fitted['policies']} policies timed; "
-        f"{fitted['held_out_mean_absolute_error']:.1%} mean absolute error on "
-        f"{fitted['held_out_policies']} that were not fitted"
-    )
+    screen.print(f"latency table: {describe_policies(fitted)}")
+    for line in describe_validation(fitted["validation"]):
+        screen.print(line)
     screen.print(_layer_table(result))
     screen.print(
         f"budgets: latency at most {budgets['latency_ratio']}x of float, size at most "

@@ -1,7 +1,6 @@
 """Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -209,7 +208,7 @@ def test_the_table_keeps_uncertainties_and_raw_samples(table: CostTable) -> None
         assert cells.uncertainty[cells.supported].any()
     assert len(table.measurements) == table.source["policies"] >= 24
     assert all(set(m["policy"]["block"]) == set(range(TURNS.blocks)) for m in table.measurements)
-    assert all(len(m["policy"]["samples_s"]) >= 9 for m in table.measurements)
+    assert all(len(m["policy"]["samples_s"]) >= TURNS.blocks for m in table.measurements)
 
 
 def test_the_table_says_who_measured_how_and_how_well(table: CostTable) -> None:
@@ -333,16 +332,13 @@ def test_what_the_runtime_does_not_execute_as_asked_is_never_timed(
         OrtLive(BackendContext(seconds=60)).table(network, choices, Metric.LATENCY)
 
 
-def test_a_calibration_goes_on_from_its_store_and_another_seed_does_not(
+def test_a_calibration_of_which_all_is_stored_takes_nothing_again(
     network: Network, tmp_path: Path
 ) -> None:
     context = BackendContext(seconds=SECONDS, store=tmp_path / "store.sqlite")
     first = OrtLive(context).table(network, CHOICES, Metric.LATENCY)
     again = OrtLive(context).table(network, CHOICES, Metric.LATENCY)
     assert list(again.measurements) == list(first.measurements)  # to the last sample
-    other = OrtLive(replace(context, seed=1)).table(network, CHOICES, Metric.LATENCY)
-    samples = {tuple(m["policy"]["samples_s"]) for m in first.measurements}
-    assert not samples & {tuple(m["policy"]["samples_s"]) for m in other.measurements}
 
 
 def test_the_total_of_a_stored_table_knows_the_context_that_its_sum_does_not(

@@ -117,8 +117,17 @@ def result() -> dict[str, Any]:
         "certificate": {"proxy_optimum": 0.0405, "proven": True},
         "calibration": {
             "policies": 117,
-            "held_out_policies": 16,
-            "held_out_mean_absolute_error": 0.0159,
+            "disturbed_policies": 9,
+            "unlike_policies": 3,
+            "failed_policies": [{"kind": "killed", "text": "killed by SIGSEGV"}],
+            "inputs": "given",
+            "validation": {
+                "policies": 34,
+                "total": {"mean_absolute": 0.0159, "near": 0.971, "rank_correlation": 0.984},
+                "table": {"mean_absolute": 0.0312, "near": 0.912, "rank_correlation": None},
+                "half_width": 0.0427,
+                "level": 0.9,
+            },
             "seconds": 6,
         },
         "energy": {
@@ -203,6 +212,46 @@ def test_the_verdict_puts_the_deployed_policy_beside_float_and_uniform_bits_of_e
 def test_the_noise_floor_stands_beside_the_measured_ratio(result: dict[str, Any]) -> None:
     tile = render(result).partition("Latency, relative to float")[2].partition("</div>")[0]
     assert "noise floor 0.6\N{NO-BREAK SPACE}%" in tile
+
+
+TOTAL = (
+    "n 34 policies that were never fitted: mean absolute error 1.6 %, 97.1 % within 10 %, "
+    "rank correlation 0.98"
+)
+TABLE = (
+    "he table alone, which is what a search adds up: mean absolute error 3.1 %, "
+    "91.2 % within 10 %, rank correlation not known"
+)
+
+
+@pytest.mark.parametrize("where", ["page", "terminal"])
+def test_the_calibration_is_judged_by_policies_that_were_never_fitted(
+    result: dict[str, Any], where: str
+) -> None:
+    text = _read(render(result)).text if where == "page" else _printed(result)
+    interval = "90 % interval of a new policy: from its prediction over 1.043 to its prediction"
+    for part in (TOTAL, TABLE, interval):
+        assert part in text
+    validation = result["calibration"]["validation"]
+    validation.update(half_width=None, policies=12)
+    text = _read(render(result)).text if where == "page" else _printed(result)
+    assert "o interval of a new policy: 12 of 30 policies that it needs; give more time" in text
+    assert "90 % interval of a new policy" not in text
+    result["calibration"]["validation"] = None
+    text = _read(render(result)).text if where == "page" else _printed(result)
+    assert "o policy was kept apart from the fit: how good it is remains unknown" in text
+
+
+def test_the_terminal_says_what_became_of_the_policies_that_were_timed(
+    result: dict[str, Any],
+) -> None:
+    assert (
+        "latency table: 117 policies timed (given inputs); 9 of them count for less: others "
+        "disturbed the machine; 3 of them left out as unlike all others; "
+        "1 more failed, the first: killed, killed by SIGSEGV" in _printed(result)
+    )
+    result["calibration"].update(disturbed_policies=0, unlike_policies=0, failed_policies=[])
+    assert "latency table: 117 policies timed (given inputs) on 34" in _printed(result)
 
 
 def test_the_verdict_admits_that_overlapping_intervals_prove_nothing(
