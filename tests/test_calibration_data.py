@@ -29,5 +29,9 @@ def test_a_shipped_table_prices_the_shipped_network(path: Path, digits: Subject)
     policies = [Policy.uniform(network, bits) for bits in (FLOAT32, BitWidths(8, 8))]
     floats, integers = total(table, network, PolicyBatch.of(network, policies))
     assert 1e-5 < integers < floats < 1e-2
-    assert {"device", "runtime", "policies", "held_out_mean_absolute_error"} <= set(table.source)
+    assert {"device", "runtime", "policies", "validation"} <= set(table.source)
+    validation = table.source["validation"]
+    assert validation["policies"] >= 30
+    assert validation["total"]["mean_absolute"] < 0.1
+    assert 0 < validation["half_width"] < 0.2
     assert np.isfinite(table.unary.value[table.supported]).all()
