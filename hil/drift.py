@@ -111,7 +111,7 @@ class StoredProbe:
 
     Args:
         pattern: (L,) which layers ran as integers.
-        probe: what was read then.
+        probe: what was read then, its time as the table was rescaled since.
     """
 
     pattern: Pattern
@@ -180,7 +180,9 @@ def choose_probes(table: CostTable, count: int = PROBES) -> list[StoredProbe]:
     Raises:
         TableError: if the table holds fewer timed policies with an integer layer.
     """
-    stored = [p for p in map(_stored, table.measurements) if p.pattern.any()]
+    factor = float(table.source.get("rescaled", 1.0))  # of the values, not of what was measured
+    stored = [_stored(each, factor) for each in table.measurements]
+    stored = [each for each in stored if each.pattern.any()]
     if len(stored) < count:
         raise TableError(
             f"the table holds {len(stored)} timed policies, {count} are needed to check it; "
@@ -265,11 +267,11 @@ class _Readings:
         return Probe(timed.reference.p10_s, timed.ratio)
 
 
-def _stored(values: Mapping[str, Any]) -> StoredProbe:
+def _stored(values: Mapping[str, Any], factor: float) -> StoredProbe:
     try:
         reference = Measurement.from_dict(values["float"])
         pattern = np.array(values["integer_layers"], np.bool_)
-        return StoredProbe(pattern, Probe(reference.p10_s, float(values["ratio_to_float"])))
+        return StoredProbe(pattern, Probe(reference.p10_s * factor, float(values["ratio_to_float"])))
     except (KeyError, TypeError, ValueError, CostError):
         raise TableError(
             "the table holds no policies timed beside the float network; calibrate anew"

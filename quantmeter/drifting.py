@@ -12,8 +12,9 @@ from costmodels.errors import TableError
 from costmodels.measurement import Device
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
+from hil.calibration import Measure
 from hil.device import detect
-from hil.drift import Drift, check_drift
+from hil.drift import Drift, check_drift, choose_probes
 from hil.live import OrtLive
 from quantization.network import Network
 from quantmeter.data import Data
@@ -50,6 +51,7 @@ def drift(
     threads: int = 1,
     seed: int = 0,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
+    measure: Measure | None = None,
 ) -> DriftCheck:
     """Time ten policies of a measured table again, for ten seconds at most.
 
@@ -60,6 +62,7 @@ def drift(
         threads: of the runtime; those of the calibration.
         seed: of what is drawn.
         progress: called with the share done and what is being done.
+        measure: times a policy beside the float network; None for ONNX Runtime; for tests.
 
     Raises:
         TableError: if the table is of another network, device or runtime version, has other
@@ -69,8 +72,10 @@ def drift(
     held = table if isinstance(table, CostTable) else CostTable.read(table)
     held.check(bench.network)
     _require_same_device(held, threads)
-    inputs = None if bench.data is None else bench.range_inputs
-    measure = OrtLive(BackendContext(threads, seed=seed, inputs=inputs)).measure(bench.network)
+    choose_probes(held)  # before anything is timed
+    if measure is None:
+        inputs = None if bench.data is None else bench.range_inputs
+        measure = OrtLive(BackendContext(threads, seed=seed, inputs=inputs)).measure(bench.network)
     progress(0.0, "timing the float network beside itself")
     floats = np.zeros(len(bench.network.layers), np.bool_)
     equals = [measure(floats, seed + 1 + i).ratio for i in range(_READINGS_OF_FLOAT)]
@@ -87,19 +92,20 @@ def drift(
     return DriftCheck(found, noise, rescaled)
 
 
-def is_old(table: CostTable, now_s: float | None = None) -> bool:
+def is_old(table: CostTable, now_s: float | None = None, here: Device | None = None) -> bool:
     """Whether `table` was measured on this device, but more than a day ago.
 
     Args:
         table: any table.
         now_s: seconds since 1970; None for now.
+        here: this device; None to look.
     """
     created = table.source.get("created_s")
     device = _device_of(table)
     if not isinstance(created, int | float) or device is None:
         return False
     now = time.time() if now_s is None else now_s
-    return now - created > OLD_S and device.identity == detect(device.runtime).identity
+    return now - created > OLD_S and device.identity == (here or detect()).identity
 
 
 def check_old_tables(
@@ -110,10 +116,12 @@ def check_old_tables(
     threads: int,
     seed: int,
     progress: Callable[[float, str], None],
+    measure: Measure | None = None,
 ) -> dict[str, DriftCheck]:
     """Check the tables among the values of ``--cost`` that are old (`is_old`), by file name.
 
-    Those without timed policies (CSV files hold none) are not checked.
+    Those without timed policies (CSV files hold none) are not checked. Arguments and errors are
+    those of `drift`.
     """
     found = {}
     for text in costs:
@@ -122,7 +130,13 @@ def check_old_tables(
         if table is not None and table.measurements and is_old(table):
             given = data if table.source.get("inputs") == "given" else None
             found[path] = drift(
-                model, table, data=given, threads=threads, seed=seed, progress=progress
+                model,
+                table,
+                data=given,
+                threads=threads,
+                seed=seed,
+                progress=progress,
+                measure=measure,
             )
     return found
 
@@ -148,5 +162,5 @@ def _device_of(table: CostTable) -> Device | None:
     found = table.source.get("device")
     try:
         return Device.from_dict(found) if isinstance(found, dict) else None
-    except TypeError:
+    except (KeyError, TypeError):
         return None

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
-        require_file(out, arguments.model, arguments.data)
+        require_file(out, arguments.model, arguments.table, arguments.data)
     with progress_bar("drift") as progress:
         found = drift(
             arguments.model,

@@ -235,3 +235,13 @@ def test_tables_without_timed_policies_and_impossible_probes_are_refused() -> No
             judge_drift(probes, probes, noise)
     with pytest.raises(CostError, match="a positive time and a positive ratio"):
         Probe(0.0, 1.0)
+
+
+def test_what_the_table_was_rescaled_by_counts_as_measured() -> None:
+    table = table_by(Machine(seed=0)).scaled(1.3)
+    found = [
+        check_drift(table, m.measure, NOISE, clock=m.clock)
+        for m in (Machine(seed=1, slower=1.3), Machine(seed=1))
+    ]
+    assert [drift.answer for drift in found] == [Answer.UNCHANGED, Answer.RESCALE]
+    assert [drift.scale for drift in found] == pytest.approx([1.0, 1 / 1.3], rel=0.02)
