@@ -271,7 +271,9 @@ def _stored(values: Mapping[str, Any], factor: float) -> StoredProbe:
     try:
         reference = Measurement.from_dict(values["float"])
         pattern = np.array(values["integer_layers"], np.bool_)
-        return StoredProbe(pattern, Probe(reference.p10_s * factor, float(values["ratio_to_float"])))
+        return StoredProbe(
+            pattern, Probe(reference.p10_s * factor, float(values["ratio_to_float"]))
+        )
     except (KeyError, TypeError, ValueError, CostError):
         raise TableError(
             "the table holds no policies timed beside the float network; calibrate anew"

@@ -57,7 +57,7 @@ def _state(process: int) -> str:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +126,10 @@ def test_without_a_store_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = len(os.listdir(Path(os.environ["QUANTMETER_STORE"]).parent))
+    before = len(list(Path(os.environ["QUANTMETER_STORE"]).parent.iterdir()))
     totals(BackendContext(), FLOAT32)
     assert not list(tmp_path.iterdir())
-    assert len(os.listdir(Path(os.environ["QUANTMETER_STORE"]).parent)) == before
+    assert len(list(Path(os.environ["QUANTMETER_STORE"]).parent.iterdir())) == before
 
 
 @pytest.mark.parametrize("place", ["/proc/none/kept.sqlite", "file/kept.sqlite", "folder"])

@@ -44,7 +44,7 @@ class Machine:
     def __post_init__(self) -> None:
         self._draw = np.random.default_rng(7)
 
-    def measure(self, pattern: Pattern, seed: int) -> Timed:
+    def measure(self, pattern: Pattern, _seed: int) -> Timed:
         self.timed.append(pattern)
         shares = np.arange(1, LAYERS + 1) / (LAYERS * (LAYERS + 1))
         ratio = 1 - float(shares[pattern].sum()) * (2 - 1.2 * self.integer_slower)
