@@ -25,6 +25,7 @@ from hil.timing import Clock, Interleaving, Ratio, Run, TurnOptions, log_ratios
 
 _REFERENCE = "reference"
 _CANDIDATE = "candidate"
+_FIRST_LOOK = 10
 
 
 class Verdict(StrEnum):
@@ -44,7 +45,7 @@ class CompareOptions:
         alpha: chance that any of the intervals of one comparison misses.
         floor: relative difference that two sessions of the same model may have; 0 compares the
             sessions themselves. The default is what `benchmarks/noise.py` found on two virtual
-            cores (Zen 4, one thread): ratios of two sessions were within 0.4 % of 1 in 95 % of 200
+            cores (Zen 5, one thread): ratios of two sessions were within 0.4 % of 1 in 95 % of 200
             comparisons of the reference network, within 1.0 % in 95 % of 30 of MobileNetV2.
         quantile: of a turn's samples that stands for the turn. A low one is disturbed least: turns
             of the reference network scattered by 0.3 to 0.6 % at 0.2, by 1.0 to 1.4 % at 0.5.
@@ -71,6 +72,21 @@ class CompareOptions:
             raise CostError(
                 f"{self.looks[-1]} blocks cannot decide at a level of {self.alpha}: give more"
             )
+
+
+def looks_until(blocks: int) -> tuple[int, ...]:
+    """Return the block counts at which a comparison of at most `blocks` is looked at.
+
+    Ten, then half as many more each time: a clear loser costs a fifth of what a close call does.
+
+    >>> looks_until(50), looks_until(8)
+    ((10, 15, 22, 33, 50), (8,))
+    """
+    looks = [_FIRST_LOOK]
+    while looks[-1] * 3 // 2 < blocks:
+        looks.append(looks[-1] * 3 // 2)
+    # None shortly before the last, which would spend error and tell nothing new.
+    return (*(look for look in looks if 5 * look <= 4 * blocks), blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +210,14 @@ def compare_many(
         )
         for name, (ratio, verdict, blocks, looks) in found.items()
     }
+
+
+def equal(reference: Measurement, floor: float) -> Comparison:
+    """Return the comparison of a reference with itself: no difference, whatever was measured."""
+    blocks = len(set(reference.block))
+    return Comparison(
+        Ratio(1.0, 1.0, 1.0), Verdict.UNDECIDED, floor, blocks, 0, reference, reference
+    )
 
 
 @dataclass(frozen=True)

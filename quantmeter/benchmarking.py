@@ -10,10 +10,11 @@ import numpy as np
 from costmodels.measurement import Measurement
 from costmodels.units import Metric
 from hil.audit import Audit, audit
+from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_until
 from hil.conditions import Conditions, advice
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
-from hil.timing import Ratio, TimingOptions, paired_ratio, time_interleaved
+from hil.timing import Ratio
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
 from quantization.errors import PolicyError
@@ -35,8 +36,7 @@ class Benchmarked:
     Args:
         name: the path as typed, or ``float``, or bit-widths.
         policy: what was asked for.
-        measurement: raw samples.
-        ratio_to_float: paired, with its 95 % interval.
+        to_float: paired comparison with the float network, with its 95 % interval; the raw samples.
         predicted_s: what the cost model predicts for p10, in seconds; None without a model.
         predicted_ratio_to_float: the same over its prediction for the float network.
         accuracy: on the test images, by running the file; None without data.
@@ -45,12 +45,21 @@ class Benchmarked:
 
     name: str
     policy: Policy
-    measurement: Measurement
-    ratio_to_float: Ratio
+    to_float: Comparison
     predicted_s: float | None
     predicted_ratio_to_float: float | None
     accuracy: Interval | None
     audit: Audit
+
+    @property
+    def measurement(self) -> Measurement:
+        """Raw samples."""
+        return self.to_float.candidate
+
+    @property
+    def ratio_to_float(self) -> Ratio:
+        """Time over that of the float network, with its 95 % interval."""
+        return self.to_float.ratio
 
     @property
     def size_bytes(self) -> int:
@@ -67,6 +76,9 @@ class Benchmarked:
             "p90_s": self.measurement.quantile_s(0.9),
             "p99_s": self.measurement.quantile_s(0.99),
             "ratio_to_float": self.ratio_to_float.to_dict(),
+            "verdict": self.to_float.verdict.value,
+            "detectable": self.to_float.detectable,
+            "blocks": self.to_float.blocks,
             "predicted_s": self.predicted_s,
             "predicted_ratio_to_float": self.predicted_ratio_to_float,
             "accuracy": None if accuracy is None else accuracy.share,
@@ -85,16 +97,21 @@ class Benchmark:
         device: where it ran; JSON values.
         runtime: threads and options; JSON values.
         results: one per policy and rival.
-        noise: time of a second session of the float network over the first, with its 95 %
-            interval; a ratio no further from 1 than its interval reaches may be noise.
+        again: a second session of the float network compared with the first; a ratio no further
+            from 1 than its interval reaches may be noise.
         notes: what a reader must know, such as that inputs were random.
     """
 
     device: Mapping[str, Any]
     runtime: Mapping[str, Any]
     results: tuple[Benchmarked, ...]
-    noise: Ratio
+    again: Comparison
     notes: tuple[str, ...]
+
+    @property
+    def noise(self) -> Ratio:
+        """The float network's time over its own, with its 95 % interval."""
+        return self.again.ratio
 
     def to_dict(self) -> dict[str, Any]:
         """Return the benchmark as JSON values."""
@@ -136,13 +153,16 @@ def benchmark(
         costs: predicts latency, if it prices it.
         rivals: ``float`` or bit-widths, such as ``w8a8``.
         threads: of the runtime.
-        blocks: how often each candidate gets a turn.
+        blocks: how often each candidate gets a turn at most: one that is clearly faster or slower
+            than the float network gets fewer.
         score: run every file on the test images, if there are any.
         progress: called with the share done and what is being done.
 
     Raises:
+        CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
+    options = CompareOptions(looks_until(blocks), seed=bench.seed)
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
@@ -152,11 +172,13 @@ def benchmark(
     loaded = {FLOAT: bench.export(Policy({})), **models}
     loaded[_AGAIN] = loaded[FLOAT]
     runners = {name: Runner(model, threads, feed) for name, model in loaded.items()}
-    timed = time_interleaved(
-        runners,
-        TimingOptions(blocks=blocks, seed=bench.seed),
+    compared = compare_many(
+        {name: run for name, run in runners.items() if name != FLOAT},
+        runners[FLOAT],
+        options,
         progress=lambda share: progress(share, "timing, interleaved"),
     )
+    compared[FLOAT] = equal(compared[_AGAIN].reference, options.floor)
     score = score and bench.data is not None and bench.classifies
     results = []
     for name, policy in asked.items():
@@ -165,8 +187,7 @@ def benchmark(
             Benchmarked(
                 name,
                 policy,
-                timed[name],
-                paired_ratio(timed[name], timed[FLOAT], seed=bench.seed),
+                compared[name],
                 seconds,
                 ratio,
                 _accuracy_on_test(bench, runners[name]) if score else None,
@@ -187,12 +208,13 @@ def benchmark(
     ]
     if bench.data is not None and not bench.classifies:
         notes.append("the output is not (N, classes): no accuracy is reported")
-    notes += advice(Conditions.from_dict(timed[FLOAT].context["conditions"]))
+    reference = compared[FLOAT].candidate
+    notes += advice(Conditions.from_dict(reference.context["conditions"]))
     return Benchmark(
         detect().to_dict(),
         recorded_options(threads),
         tuple(results),
-        paired_ratio(timed[_AGAIN], timed[FLOAT], seed=bench.seed),
+        compared[_AGAIN],
         tuple(notes),
     )
 

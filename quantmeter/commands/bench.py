@@ -22,6 +22,7 @@ from quantmeter.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from hil.compare import Comparison
     from quantmeter.benchmarking import Benchmark
 
 
@@ -44,7 +45,10 @@ def add_parser(subparsers: Subparsers) -> None:
         help="float, or bits for every layer such as w8a8; repeat (float is always the reference)",
     )
     parser.add_argument(
-        "--blocks", type=positive, default=20, help="turns of each candidate (default 20)"
+        "--blocks",
+        type=positive,
+        default=50,
+        help="turns of each candidate at most (default 50); clear winners and losers get fewer",
     )
 
 
@@ -82,6 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(result.audit.ok for result in found.results) else 1
 
 
+def verdict_of(name: str, compared: "Comparison") -> str:
+    """Return in words what the comparison of a file with the float network found."""
+    if name == "float":
+        return "reference"
+    if compared.verdict.value == "undecided":
+        return f"no difference above {compared.detectable:.1%}"
+    return compared.verdict.value
+
+
 def _print(found: "Benchmark") -> None:
     from costmodels.units import Unit, format_quantity
 
@@ -93,6 +106,7 @@ def _print(found: "Benchmark") -> None:
             "p10",
             "p90",
             "ratio to float",
+            "verdict",
             "predicted",
             "accuracy",
             "bytes",
@@ -108,6 +122,7 @@ def _print(found: "Benchmark") -> None:
             format_quantity(r.measurement.p10_s, Unit.SECONDS),
             "-" if p90 is None else format_quantity(p90, Unit.SECONDS),
             f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            verdict_of(r.name, r.to_float),
             "-" if predicted is None else f"{predicted:.3f}",
             "-" if r.accuracy is None else f"{r.accuracy.share:.2%}",
             f"{r.size_bytes:,}",

@@ -106,7 +106,7 @@ def test_the_policy_that_was_found_is_timed_beside_its_prediction(
     found = _answer(
         folder,
         "bench MODEL.onnx RUN/policy.json --data DATA.npz --cost table:TABLE.json "
-        "--vs float --vs w8a8 --blocks 5 --json",
+        "--vs float --vs w8a8 --blocks 6 --json",
     )
     first, floats, eight = found["results"]
     assert first["policy"] == "RUN/policy.json"

@@ -33,7 +33,7 @@ def policies(digits: Subject) -> dict[str, Policy]:
 @pytest.fixture(scope="module")
 def found(bench: Workbench, policies: dict[str, Policy]) -> Benchmark:
     costs = parse_costs(["analytical:haq"], BackendContext())
-    return benchmark(bench, policies, costs=costs, blocks=3)
+    return benchmark(bench, policies, costs=costs, blocks=6)
 
 
 def test_the_json_has_the_keys_that_others_rely_on(found: Benchmark) -> None:
@@ -76,7 +76,7 @@ def test_the_noise_floor_is_the_float_network_beside_itself(found: Benchmark) ->
 def test_a_percentile_that_the_runs_cannot_tell_is_absent(
     bench: Workbench, policies: dict[str, Policy]
 ) -> None:
-    [only] = benchmark(bench, policies, rivals=(), blocks=1, score=False).results
+    [only] = benchmark(bench, policies, rivals=(), blocks=6, score=False).results
     assert len(only.measurement.samples_s) < 662
     assert only.to_dict()["p99_s"] is None
 
@@ -121,7 +121,7 @@ def test_accuracy_has_an_interval_and_is_on_the_test_part(
 def test_float_is_timed_even_if_it_is_no_rival(
     bench: Workbench, policies: dict[str, Policy]
 ) -> None:
-    found = benchmark(bench, policies, rivals=(), blocks=2, score=False)
+    found = benchmark(bench, policies, rivals=(), blocks=6, score=False)
     [only] = found.results
     assert only.name == "some/p.json"
     assert only.ratio_to_float.mid > 0
@@ -131,7 +131,7 @@ def test_float_is_timed_even_if_it_is_no_rival(
 def test_without_data_inputs_are_random_and_that_is_said(
     digits: Subject, policies: dict[str, Policy]
 ) -> None:
-    found = benchmark(open_workbench(digits.network), policies, rivals=("w8a8",), blocks=2)
+    found = benchmark(open_workbench(digits.network), policies, rivals=("w8a8",), blocks=6)
     assert any("random inputs" in note for note in found.notes)
     assert [r.accuracy for r in found.results] == [None, None]
     assert found.to_dict()["results"][0]["accuracy"] is None
@@ -139,7 +139,7 @@ def test_without_data_inputs_are_random_and_that_is_said(
 
 def test_without_labels_accuracy_is_agreement_with_the_float_network(digits: Subject) -> None:
     bare = open_workbench(digits.network, Data(digits.images[:IMAGES], None))
-    found = benchmark(bare, {}, rivals=("float",), blocks=2)
+    found = benchmark(bare, {}, rivals=("float",), blocks=6)
     assert found.results[0].accuracy is not None
     assert found.results[0].accuracy.share == 1.0
 
@@ -153,12 +153,12 @@ def test_rivals_are_float_or_bits_for_all(bench: Workbench) -> None:
 
 def test_a_policy_that_cannot_be_deployed_is_refused(bench: Workbench) -> None:
     with pytest.raises(PolicyError, match="not deployable"):
-        benchmark(bench, {"p": Policy({"head": BitWidths(4, 4)})}, blocks=1)
+        benchmark(bench, {"p": Policy({"head": BitWidths(4, 4)})}, blocks=6)
 
 
 def test_a_policy_with_the_name_of_a_rival_is_refused(bench: Workbench) -> None:
     with pytest.raises(PolicyError, match="w8a8"):
-        benchmark(bench, {"w8a8": Policy({})}, rivals=("w8a8",), blocks=1)
+        benchmark(bench, {"w8a8": Policy({})}, rivals=("w8a8",), blocks=6)
 
 
 def test_policies_are_named_as_their_paths_are_typed() -> None:

@@ -197,12 +197,12 @@ def test_an_exported_file_is_a_valid_model_and_says_what_it_did(call: Call, file
 def test_bench_reports_policies_and_rivals(call: Call) -> None:
     answer = call(
         "bench MODEL.onnx POLICY.json --data DATA.npz --cost table:TABLE.json --vs float "
-        "--vs w8a8 --blocks 2 --json"
+        "--vs w8a8 --blocks 6 --json"
     )
     assert (answer.status, answer.err) == (0, "")
     assert [r["policy"] for r in answer.json["results"]] == ["POLICY.json", "float", "w8a8"]
     assert all(r["predicted_s"] > 0 for r in answer.json["results"])
-    plain = call("bench MODEL.onnx ./POLICY.json --blocks 2")
+    plain = call("bench MODEL.onnx ./POLICY.json --blocks 6")
     assert (plain.status, plain.err) == (0, "")
     assert "./POLICY.json" in plain.out
     assert "random inputs" in plain.out
@@ -369,7 +369,7 @@ def test_nothing_is_left_behind_by_what_failed(files: Files) -> None:
 
 
 def test_a_network_that_does_not_classify_is_timed_without_accuracy(call: Call) -> None:
-    answer = call("bench dense.onnx float.json --data unlabelled.npz --blocks 2 --json")
+    answer = call("bench dense.onnx float.json --data unlabelled.npz --blocks 6 --json")
     assert (answer.status, answer.err) == (0, "")
     assert answer.json["results"][0]["accuracy"] is None
     assert any("no accuracy" in note for note in answer.json["notes"])
