@@ -27,8 +27,8 @@ def describe_validation(validation: Mapping[str, Any] | None) -> list[str]:
         )
     else:
         lines.append(
-            f"{_percent(validation['level'], 0)} interval of a new policy: from its prediction over "
-            f"{1 + width:.3f} to its prediction times that"
+            f"{_percent(validation['level'], 0)} interval of a new policy: from its prediction "
+            f"over {1 + width:.3f} to its prediction times that"
         )
     return lines
 
