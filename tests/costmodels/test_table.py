@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodels.context import Context
 from costmodels.errors import TableError
+from costmodels.pricing import total
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric, Unit
 from quantization.bits import FLOAT32, parse_choices
 from quantization.network import Network
+from quantization.policy import Policy, PolicyBatch
 from tests.costmodels.random_networks import random_network, random_table
 
 CHOICES = parse_choices("w4a4,w8a8,fp16,w32a32")
@@ -428,3 +431,77 @@ def test_the_absent_cells_are_the_action_mask() -> None:
     np.testing.assert_array_equal(
         table.supported, table.unary.provenance != Provenance.ABSENT.value
     )
+
+
+def with_context(table: CostTable) -> CostTable:
+    groups = np.array([[0, -1, -1], [0, 1, 2]], np.int16)
+    return replace(table, context=Context(groups, np.array([1.5, -0.5])))
+
+
+def assert_scaled(new: CostTable, old: CostTable, factor: float) -> None:
+    """Every part of one table is that of the other times the factor; nothing else differs."""
+    for name in ("unary", "glue", "conversion"):
+        cells, scaled = getattr(old, name), getattr(new, name)
+        np.testing.assert_allclose(scaled.value, cells.value * factor, rtol=1e-12)
+        np.testing.assert_array_equal(scaled.kernel, cells.kernel)
+        np.testing.assert_array_equal(scaled.provenance, cells.provenance)
+        assert (scaled.uncertainty is None) == (cells.uncertainty is None)
+        if cells.uncertainty is not None:
+            np.testing.assert_allclose(scaled.uncertainty, cells.uncertainty * factor, rtol=1e-12)
+    assert new.constant == pytest.approx(old.constant * factor)
+    assert (new.once is None) == (old.once is None)
+    if new.once is not None and old.once is not None:
+        assert new.once.value == pytest.approx(old.once.value * factor)
+        np.testing.assert_array_equal(new.once.cells, old.once.cells)
+    assert (new.context is None) == (old.context is None)
+    if new.context is not None and old.context is not None:
+        np.testing.assert_allclose(new.context.values, old.context.values * factor, rtol=1e-12)
+        np.testing.assert_array_equal(new.context.groups, old.context.groups)
+    assert list(new.measurements) == list(old.measurements)
+    about = dict(new.source)
+    before = old.source.get("rescaled", 1.0)
+    assert about.pop("rescaled") == pytest.approx(before * factor)
+    assert about == {key: value for key, value in old.source.items() if key != "rescaled"}
+    kept = ("metric", "unit", "statistic", "network", "layers", "choices", "glue_names", "tensors")
+    assert all(getattr(new, name) == getattr(old, name) for name in kept)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 1.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_scaling_multiplies_every_part(seed: int, factor: float) -> None:
+    table = awkward_table(example_network(), seed)
+    assert (table.once is None) == (seed == 0)
+    assert_scaled(table.scaled(factor), table, factor)
+    table = with_context(table)
+    assert_scaled(table.scaled(factor), table, factor)
+
+
+def test_scaling_twice_is_scaling_by_the_product() -> None:
+    table = with_context(awkward_table(example_network(), 1))
+    assert_scaled(table.scaled(1.3).scaled(0.7), table, 1.3 * 0.7)
+    assert table.scaled(1.3).scaled(1 / 1.3).source["rescaled"] == pytest.approx(1.0)
+
+
+def test_a_scaled_table_survives_json_and_is_restricted_like_any() -> None:
+    table = with_context(awkward_table(example_network(), 1))
+    scaled = table.scaled(1.3)
+    read = CostTable.from_json(scaled.to_json())
+    assert_same(read, scaled)
+    assert_scaled(read, table, 1.3)
+    few = parse_choices("w32a32,w8a8")
+    assert_same(scaled.restrict(few), table.restrict(few).scaled(1.3))
+
+
+def test_totals_of_a_scaled_table_are_scaled() -> None:
+    network = example_network()
+    table = random_table(network, CHOICES, 1)
+    policies = PolicyBatch.of(network, [Policy.uniform(network, bits) for bits in CHOICES])
+    np.testing.assert_allclose(
+        total(table.scaled(1.3), network, policies), 1.3 * total(table, network, policies)
+    )
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("-inf"), float("nan")])
+def test_a_table_is_scaled_by_a_positive_and_finite_factor(factor: float) -> None:
+    with pytest.raises(TableError, match="scaled by a positive factor, not"):
+        awkward_table(example_network()).scaled(factor)
