@@ -46,7 +46,6 @@ better than three long ones that take the same time (see `hil.timing.low_ratio`)
 """
 
 _LEAST_FITTED = 24
-_SOONER, _LATER = 3, 10
 
 _QUIET, _LOUDER = 0.03, 0.05
 """The noise of a row grows by its size with each `_LOUDER` that float took longer than `_QUIET`.
@@ -284,7 +283,7 @@ def ratio_of_integers(timed: Sequence[Timed]) -> float:
 def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:
     """Yield what to time, and whether it judges: all integer, all float, then both streams.
 
-    Every third policy judges until there are enough for an interval; then every tenth does.
+    Two of five judge until there are enough for an interval; then one of ten does.
 
     Args:
         free: (L,) layers that can run as integers.
@@ -295,7 +294,8 @@ def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:
     design, judges = patterns(free, seed), mixture(free, seed)
     drawn = 0
     for position in itertools.count(1):
-        if position % (_SOONER if drawn < LEAST_POLICIES else _LATER) == 0:
+        few = drawn < LEAST_POLICIES
+        if position % 5 in (2, 4) if few else position % 10 == 0:
             drawn += 1
             yield next(judges), True
         else:
