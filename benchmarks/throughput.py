@@ -53,7 +53,7 @@ def main() -> int:
         path = Path(folder) / "measurements.sqlite"
         live = OrtLive(BackendContext(seed=arguments.seed, store=path))
         measure = live.measure(network)
-        measure(free, -1)  # starts the worker
+        measure(free, 9_999)  # starts the worker
         timed: list[Timed] = []
         began = time.perf_counter()
         for position, pattern in enumerate(patterns(free, arguments.seed)):
