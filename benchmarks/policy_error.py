@@ -90,12 +90,16 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether error, share within 10 % and coverage are as they should be."""
+        """Whether error, share within 10 % and coverage are as they should be.
+
+        Without an interval (too few policies judged) the target of coverage is missed.
+        """
         total = self.errors["total"]
         return (
             total.mean_absolute <= max(MOST_ERROR, NOISE_FACTOR * self.label_noise)
             and total.near >= LEAST_NEAR
-            and (self.covered is None or self.covered >= LEAST_COVERAGE)
+            and self.covered is not None
+            and self.covered >= LEAST_COVERAGE
         )
 
 

@@ -241,6 +241,8 @@ class _Process:
         self._kill()
 
     def _kill(self) -> None:
+        if self._child.returncode is not None:
+            return  # it was waited for: its number may be that of another process by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
 
