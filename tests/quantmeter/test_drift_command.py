@@ -101,7 +101,7 @@ def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_a_table_of_this_machine_is_checked_with_any_answer(call: Call) -> None:
-    """What the machine really did meanwhile is its own affair; status and answer belong together."""
+    """What the machine did meanwhile is its own affair; status and answer belong together."""
     said = call("drift M.onnx T.json --json")
     found = json.loads(said.out)
     assert said.err == ""
@@ -239,13 +239,16 @@ def test_a_file_that_is_no_store_is_one_clear_line_and_is_not_touched(
     call: Call, folder: Path, command: str, store: str
 ) -> None:
     path = folder / store
-    before, listed = (path.read_bytes(), path.stat().st_mtime_ns), sorted(os.listdir(folder))
+    before, listed = (
+        (path.read_bytes(), path.stat().st_mtime_ns),
+        sorted(each.name for each in folder.iterdir()),
+    )
     said = call(f"{MEASURES[command]} --store {store}")
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith(f"quantmeter: error: {store} is ")
     assert said.err.count("\n") == 1
     assert any(text in said.err for text in STORES[store].split("|"))
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert sorted(name for name in os.listdir(folder) if name != "RUN") == [
+    assert sorted(each.name for each in folder.iterdir() if each.name != "RUN") == [
         name for name in listed if name != "RUN"
     ]
