@@ -1,5 +1,6 @@
 """Networks and images that many tests share; each is made once per session."""
 
+import signal
 from collections.abc import Iterator
 
 import onnx
@@ -21,6 +22,14 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUANTMETER_STORE", str(tmp_path_factory.mktemp("store") / "own.sqlite"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_counts() -> Iterator[None]:
+    """A shell's background jobs, and all that they start, would ignore it; some tests send it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
