@@ -153,7 +153,10 @@ def judge(name: str, network: Network, seconds: float, fresh: int, seed: int) ->
     )
     took = time.perf_counter() - began
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
-    chosen = list(islice(mixture(free, seed + _FRESH_SEED), fresh))
+    known = {t.pattern.tobytes() for t in found.timed}
+    drawn = islice(mixture(free, seed + _FRESH_SEED), 50 * fresh)
+    unseen = (pattern for pattern in drawn if pattern.tobytes() not in known)
+    chosen = list(islice(unseen, fresh))
     # Seeds of the second round differ, or the in-memory store would answer it.
     rounds = [
         np.array([measure(pattern, first + i).ratio for i, pattern in enumerate(chosen)])
