@@ -12,7 +12,6 @@ a physical prior, the first from one profile of the float and one of the all-int
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ from hil.interactions import Interactions
 from hil.profile import Profile
 from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
-from hil.timing import Clock, TimingOptions, low_ratio
+from hil.timing import TimingOptions, low_ratio
 from hil.validation import LEAST_POLICIES, Validation
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
@@ -65,11 +64,12 @@ class FailedPolicyError(BackendError):
 
     Args:
         failure: why.
+        wall_s: seconds that this took.
     """
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, wall_s: float = 0.0) -> None:
         super().__init__(f"the policy could not be timed: {failure.kind.value}: {failure.text}")
-        self.failure = failure
+        self.failure, self.wall_s = failure, wall_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class Timed:
             FailedPolicyError: if it holds a failure.
         """
         if record.failure is not None:
-            raise FailedPolicyError(record.failure)
+            raise FailedPolicyError(record.failure, float(record.facts.get("wall_s", 0.0)))
         policy, reference = record.measurements["policy"], record.measurements["float"]
         parts = (record.facts[name] for name in ("build_s", "load_s", "timing_s"))
         return cls(pattern, low_ratio(policy, reference), policy, reference, sum(parts))
@@ -180,7 +180,6 @@ def calibrate_network(
     seconds: float,
     seed: int,
     progress: Callable[[float, str], None],
-    clock: Clock = time.perf_counter,
 ) -> Calibration:
     """Time policies of one network for about `seconds`, and fit table and context.
 
@@ -192,7 +191,6 @@ def calibrate_network(
             counts, so that a run which was killed goes on to the same end.
         seed: of the design.
         progress: called with the share done and what is being done.
-        clock: seconds; for tests.
 
     Raises:
         AuditError: if the runtime does not execute what a policy asks for.
@@ -210,12 +208,11 @@ def calibrate_network(
         if spent > seconds and len(timed) > 2:
             break
         progress(min(spent / seconds, 1.0), f"{len(timed)} policies timed")
-        began = clock()
         try:
             timed.append(measure(pattern, seed + position))
         except FailedPolicyError as error:
             failed.append(error.failure)
-            spent += clock() - began
+            spent += error.wall_s
             if len(failed) > max(len(timed), 2):
                 raise
             continue
@@ -244,12 +241,13 @@ def _calibration(
     prior = effects.prior(floats.shares, integer.shares, ratio_of_integers(timed))
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
+    fitted = never_judged(timed, judged)
     trial = _fit_model(
         effects,
         prior,
         shares,
-        [t for t, judges in zip(timed, judged, strict=True) if not judges],
-        weights[~judged],
+        [t for t, fits in zip(timed, fitted, strict=True) if fits],
+        weights[fitted],
     )
     model = _fit_model(effects, prior, shares, timed, weights, start=trial)
     validation = None
@@ -270,6 +268,17 @@ def _calibration(
         tuple(failed),
         validation,
     )
+
+
+def never_judged(timed: Sequence[Timed], judged: BoolArray) -> BoolArray:
+    """Return which policies, (N,), a model may be fitted to that the judging ones judge.
+
+    Both streams may draw the same policy, more often the fewer layers there are; such a one judges
+    only. A network so small that too few policies are left is fitted to them all the same.
+    """
+    judging = {t.pattern.tobytes() for t, judges in zip(timed, judged, strict=True) if judges}
+    apart = np.array([t.pattern.tobytes() not in judging for t in timed])
+    return np.asarray(apart if apart.sum() >= _LEAST_FITTED else ~judged, np.bool_)
 
 
 def ratio_of_integers(timed: Sequence[Timed]) -> float:

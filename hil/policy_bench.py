@@ -1,10 +1,12 @@
 """Measures each policy of a network once: what a store holds is never taken again."""
 
+import time
 from typing import Protocol
 
 from hil.policy_timer import Job, ProfileJob, Setup, subject
 from hil.profile import Profile
 from hil.records import Record, Subject
+from hil.timing import Clock
 from hil.worker import Worker, WorkerError
 from quantization.policy import Policy
 
@@ -66,16 +68,23 @@ class PolicyBench:
         setup: what all policies have in common.
         worker: times them; see `policy_worker`.
         store: where their records are kept.
+        clock: seconds, of what failed; for tests.
     """
 
-    def __init__(self, setup: Setup, worker: Calls, store: RecordStore) -> None:
-        self._setup, self._worker, self._store = setup, worker, store
+    def __init__(
+        self,
+        setup: Setup,
+        worker: Calls,
+        store: RecordStore,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._setup, self._worker, self._store, self._clock = setup, worker, store, clock
 
     def measure(self, policy: Policy, seed: int | None = None) -> Record:
         """Return the record of `policy`, timed now if the store has none.
 
         A job that crashed, hung or raised gives a record with its failure, which is kept as well:
-        the same job is not tried again.
+        the same job is not tried again. Its fact ``wall_s`` tells how long that took.
 
         Args:
             policy: the policy.
@@ -104,11 +113,12 @@ class PolicyBench:
         return answer
 
     def _taken(self, job: Job) -> Record:
+        began = self._clock()
         try:
             answer = self._worker.call(job)
         except WorkerError as error:
             if error.starting:
                 raise
-            return Record({}, error.failure)
+            return Record({}, error.failure, {"wall_s": self._clock() - began})
         assert isinstance(answer, Record)
         return answer

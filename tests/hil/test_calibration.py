@@ -25,6 +25,7 @@ from hil.calibration import (
     as_policy,
     calibrate_network,
     loudness,
+    never_judged,
     ratio_of_integers,
     rows_of,
 )
@@ -79,9 +80,6 @@ class World:
     distorted: dict[int, float] = field(default_factory=dict)
     now: float = 0.0
 
-    def clock(self) -> float:
-        return self.now
-
     def ratio(self, pattern: Pattern) -> float:
         row = Effects(_network()).row(as_policy(_network(), pattern))
         stem, smooth = (pattern[_network().layer_names.index(n)] for n in ("stem", "smooth"))
@@ -119,7 +117,6 @@ def _calibrate(
         seconds=seconds,
         seed=seed,
         progress=lambda _share, _what: None,
-        clock=world.clock,
     )
 
 
@@ -166,8 +163,7 @@ class Crashing(World):
 
     def measure(self, pattern: Pattern, seed: int) -> Timed:
         if seed in self.crashes:
-            self.now += 3.0
-            raise FailedPolicyError(CRASH)
+            raise FailedPolicyError(CRASH, wall_s=3.0)
         return super().measure(pattern, seed)
 
 
@@ -192,23 +188,34 @@ def test_calibration_stops_when_its_time_is_over_and_says_how_far_it_is() -> Non
         seconds=50,
         seed=0,
         progress=lambda share, _: seen.append(share),
-        clock=world.clock,
     )
     assert len(found.timed) == 51  # the last one began when all of the time, but no more, was spent
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
 
 
-def test_time_is_what_the_records_say_and_not_what_the_clock_does() -> None:
-    """Records of an earlier run come at no time, yet they took theirs."""
-    world = _world()
+def test_a_calibration_that_is_repeated_from_its_records_ends_where_it_ended() -> None:
+    """Records of an earlier run come at no time, yet they took theirs; so did its failures."""
+    kept: dict[int, Timed | FailedPolicyError] = {}
+    world = Crashing(_world().truth, crashes=frozenset(range(4, 120, 5)))
 
     def remembered(pattern: Pattern, seed: int) -> Timed:
-        timed = world.measure(pattern, seed)
-        world.now = 0.0
-        return timed
+        if seed not in kept:
+            try:
+                kept[seed] = world.measure(pattern, seed)
+            except FailedPolicyError as error:
+                kept[seed] = error
+        found = kept[seed]
+        if isinstance(found, FailedPolicyError):
+            raise found
+        return found
 
-    assert len(_calibrate(world, 50, measure=remembered).timed) == 51
+    first = _calibrate(world, 100, measure=remembered)
+    taken = len(kept)
+    again = _calibrate(world, 100, measure=remembered)
+    assert len(kept) == taken
+    assert (len(again.timed), again.failed) == (len(first.timed), first.failed)
+    assert len(first.failed) > 10
 
 
 def test_the_first_two_policies_are_all_integer_and_all_float() -> None:
@@ -590,3 +597,14 @@ def test_where_little_was_undisturbed_calibration_goes_on() -> None:
     found = _calibrate(Shared(_world().truth, share=0.9))
     assert found.disturbed > len(found.timed) / 2
     assert found.float_s == FLOAT_S
+
+
+def test_what_judges_is_never_fitted_even_if_the_design_draws_it_too() -> None:
+    found = _calibrate(_world(noise=0.02), 150)
+    fitted = never_judged(found.timed, found.judged)
+    patterns_ = np.array([t.pattern for t in found.timed])
+    judging = {pattern.tobytes() for pattern in patterns_[found.judged]}
+    assert fitted.sum() >= 24
+    assert not judging & {pattern.tobytes() for pattern in patterns_[fitted]}
+    few = never_judged(found.timed[:30], found.judged[:30])
+    np.testing.assert_array_equal(few, ~found.judged[:30])

@@ -167,8 +167,10 @@ def test_a_second_pass_takes_nothing_again_neither_measurements_nor_failures() -
     policies = [random_policy(setup.network, seed) for seed in range(3)]
     failure = Failure(FailureKind.TIME, "no answer within 2 s")
     first = Scripted([_record(1), WorkerError(failure), _record(3)])
-    taken = [PolicyBench(setup, first, store).measure(policy) for policy in policies]
-    assert taken == [_record(1), Record({}, failure), _record(3)]
+    ticks = iter([10.0, 10.5, 20.0, 22.5, 30.0])
+    bench = PolicyBench(setup, first, store, clock=lambda: next(ticks))
+    taken = [bench.measure(policy) for policy in policies]
+    assert taken == [_record(1), Record({}, failure, {"wall_s": 9.5}), _record(3)]
     assert first.jobs == [Job(policy) for policy in policies]
     second = Scripted([])
     assert [PolicyBench(setup, second, store).measure(policy) for policy in policies] == taken
