@@ -202,6 +202,7 @@ class OrtLive:
         return {
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
+            "ratios": "trimmed mean of the turns' quickest runs, policy over float",
             "device": self.device.to_dict(),
             "runtime": recorded_options(self._context.threads),
             "seconds": self._context.seconds,
