@@ -11,8 +11,9 @@ error of the ratio to float over both rounds; the label noise is what two readin
 differ by, over the square root of 2: what a perfect predictor's error would be.
 
 Rows: *total* and *table* of the calibration; the *sum of isolated* timings, each layer alone in a
-session, as search tools commonly add up; a fit of one term per layer (*unary*); and, scaled to the
-fitted policies by a line as a kindness, *MACs x bits* and *size*.
+session, as search tools commonly add up; a fit of one term per layer (*unary*); scaled to the
+fitted policies by a line as a kindness, *MACs x bits* and *size*; and, as a measure of the machine,
+how well each round of readings predicts the other (*another reading*).
 """
 
 import argparse
@@ -172,6 +173,7 @@ def judge(name: str, network: Network, seconds: float, fresh: int, seed: int) ->
     }
     measured = np.concatenate(rounds)
     errors = {k: PredictionError.of(np.tile(p, 2), measured) for k, p in predicted.items()}
+    errors["another reading"] = PredictionError.of(np.concatenate(rounds[::-1]), measured)
     noise = float(np.abs(np.log(rounds[0] / rounds[1])).mean() / math.sqrt(2))
     width = found.validation.half_width if found.validation is not None else None
     covered = None
