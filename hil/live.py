@@ -16,6 +16,7 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
+from hil.bench import MemoryStore, RecordStore
 from hil.calibration import (
     TURNS,
     Calibration,
@@ -28,7 +29,7 @@ from hil.calibration import (
 from hil.design import Pattern
 from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
-from hil.policy_bench import MemoryStore, PolicyBench, RecordStore, policy_worker
+from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup
 from hil.store import Store
 from hil.tables import measured_table, spread_table
