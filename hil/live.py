@@ -129,7 +129,11 @@ class OrtLive:
                         f"policy {position}: layer {layer.name!r} at {policy[layer.name]}: {reason}"
                     )
             patterns.append(np.array([not policy[n].reads.is_float for n in network.layer_names]))
-        return np.array([self._time(network, pattern) for pattern in patterns], np.float64)
+        times = np.empty(len(patterns))
+        for position, pattern in enumerate(patterns):
+            self._context.progress(position / len(patterns), f"{position} policies timed")
+            times[position] = self._time(network, pattern)
+        return times
 
     def measure(self, network: Network) -> Measure:
         """Return what times policies of `network` as calibration does."""

@@ -1,9 +1,10 @@
-"""The front door: three verbs and a check, the command line and the report page.
+"""The front door: three verbs and two checks, the command line and the report page.
 
     quantmeter.calibrate(...)   cost tables for a device
     quantmeter.search(...)      bits within budgets
     quantmeter.benchmark(...)   exported policies, timed
     quantmeter.drift(...)       whether a measured table still holds
+    quantmeter.compare(...)     cost backends beside each other, against measured latency
 
 Nothing heavy is imported before a verb is called.
 """
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
+    from quantmeter.comparing import compare
     from quantmeter.drifting import drift
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "drift", "search"]
+__all__ = ["benchmark", "calibrate", "compare", "drift", "search"]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
+    "compare": "quantmeter.comparing",
     "drift": "quantmeter.drifting",
     "search": "quantmeter.searching",
 }

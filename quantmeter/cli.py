@@ -18,6 +18,7 @@ COMMANDS = (
         "cost",
         "calibrate",
         "drift",
+        "compare",
         "search",
         "export",
         "bench",
