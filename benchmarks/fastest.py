@@ -21,9 +21,10 @@ import numpy as np
 
 from benchmarks import networks
 from costmodels.model import BackendContext
+from costmodels.spread import INTEGER
 from costmodels.units import Metric
 from hil.audit import audit
-from hil.calibration import INTEGER, Model, as_policy, calibrate_network
+from hil.calibration import Model, as_policy, calibrate_network
 from hil.design import Pattern, mixture
 from hil.live import OrtLive
 from hil.ort import Runner, one_feed, random_inputs

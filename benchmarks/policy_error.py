@@ -34,9 +34,9 @@ from benchmarks import networks
 from costmodels.compare import Prediction, rivals
 from costmodels.model import BackendContext
 from costmodels.prediction_error import PredictionError
+from costmodels.spread import INTEGER
 from costmodels.table import FloatArray
 from hil.calibration import (
-    INTEGER,
     Calibration,
     as_policy,
     calibrate_network,

@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks import networks
 from costmodels.model import BackendContext
-from hil.calibration import INTEGER, Timed
+from costmodels.spread import INTEGER
+from hil.calibration import Timed
 from hil.design import patterns
 from hil.live import OrtLive
 from hil.store import Store

@@ -1,5 +1,6 @@
 """Small ONNX graphs in a few lines, and one that holds every wiring a cost model must get right."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ class Sketch:
 
     Args:
         seed: of the weights.
+        drawn: how many normal numbers are drawn for a weight at most; a larger one repeats them,
+            which is quicker and no matter for timings. None draws all.
 
     >>> sketch = Sketch()
     >>> y = sketch.conv(sketch.input((1, 3, 8, 8)), 4, kernel=3, name="stem")
@@ -25,7 +28,8 @@ class Sketch:
     6912
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, drawn: int | None = None) -> None:
+        self._drawn = drawn
         self._random = np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -99,9 +103,37 @@ class Sketch:
         channels = sum(self._channels[name] for name in inputs)
         return self.node("Concat", *inputs, channels=channels, axis=1)
 
+    def patches(self, x: str, channels: int, patch: int) -> str:
+        """Cut an image into patches and project each: kernels that do not overlap."""
+        shape = (channels, self._channels[x], patch, patch)
+        return self.node(
+            "Conv",
+            x,
+            self._weight(shape, fan_in=shape[1] * patch**2),
+            self._bias(channels),
+            channels=channels,
+            kernel_shape=[patch, patch],
+            strides=[patch, patch],
+        )
+
+    def matmul(self, x: str, in_channels: int, channels: int) -> str:
+        """Multiply the last axis of tokens, (N, rows, in_channels), by a weight; add a bias."""
+        product = self.node("MatMul", x, self._weight((in_channels, channels), fan_in=in_channels))
+        return self.node("Add", product, self._bias(channels))
+
+    def split(self, x: str, parts: int) -> list[str]:
+        """Split the channels into equal parts."""
+        channels, name = self._channels[x] // parts, f"split{len(self._nodes)}"
+        outputs = [f"v{len(self._nodes)}.{i}" for i in range(parts)]
+        extents = self.constant(np.full(parts, channels, np.int64))
+        self._nodes.append(helper.make_node("Split", [x, extents], outputs, name=name, axis=1))
+        self._channels |= dict.fromkeys(outputs, channels)
+        return outputs
+
     def reshape(self, x: str, shape: Sequence[int]) -> str:
-        """Reshape to constant extents."""
-        return self.node("Reshape", x, self.constant(np.array(shape, np.int64)))
+        """Reshape to constant extents, the second of which are channels from then on."""
+        extents = self.constant(np.array(shape, np.int64))
+        return self.node("Reshape", x, extents, channels=shape[1])
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """Return the ONNX model with these outputs."""
@@ -115,8 +147,10 @@ class Sketch:
         return read_network(self.model(*outputs))
 
     def _weight(self, shape: tuple[int, ...], fan_in: int) -> str:
-        values = self._random.standard_normal(shape) * np.sqrt(2 / fan_in)
-        return self.constant(values.astype(np.float32))
+        count = math.prod(shape)
+        drawn = self._random.standard_normal(min(count, self._drawn or count))
+        values = (drawn * np.sqrt(2 / fan_in)).astype(np.float32)
+        return self.constant(np.resize(values, shape))
 
     def _bias(self, channels: int) -> str:
         return self.constant(self._random.uniform(0.05, 0.2, channels).astype(np.float32))

@@ -20,6 +20,7 @@ import numpy as np
 from costmodels.context import Context
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
+from costmodels.spread import INTEGER
 from costmodels.table import BoolArray, FloatArray
 from hil.design import Pattern, mixture, patterns
 from hil.effects import Effects, shares_of_nodes
@@ -29,13 +30,10 @@ from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
 from hil.timing import TimingOptions, low_ratio
 from hil.validation import LEAST_POLICIES, Validation
-from quantization.bits import FLOAT32, BitWidths
+from quantization.bits import FLOAT32
 from quantization.deployment import not_deployable
 from quantization.network import Network
 from quantization.policy import Policy
-
-INTEGER = BitWidths(8, 8)
-"""Stands for every deployable integer choice: they all execute the same kernels."""
 
 TURNS = TimingOptions(blocks=5, samples=1, warm_runs=1, turn_s=5e-3, sample_s=1e-3, warm_up=None)
 """How one policy is timed: briefly, since many policies tell more than many runs of one.

@@ -14,6 +14,7 @@ import numpy as np
 
 from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
+from costmodels.spread import spread_table
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from hil.bench import MemoryStore, RecordStore
@@ -32,7 +33,7 @@ from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup
 from hil.store import Store
-from hil.tables import measured_table, spread_table
+from hil.tables import measured_table
 from hil.timing import TimingOptions
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions, not_deployable

@@ -13,8 +13,9 @@ from costmodels.compare import Agreement, check_measured, predict, rivals
 from costmodels.errors import BackendError
 from costmodels.measured import MeasuredPolicies
 from costmodels.model import BackendContext, CostModel
+from costmodels.spread import INTEGER
 from costmodels.units import Metric
-from hil.calibration import INTEGER, FailedPolicyError, as_policy
+from hil.calibration import FailedPolicyError, as_policy
 from hil.design import Pattern, mixture
 from hil.device import detect
 from hil.live import OrtLive

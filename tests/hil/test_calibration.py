@@ -12,6 +12,7 @@ from costmodels.measurement import Measurement
 from costmodels.pricing import total
 from costmodels.replay import TableReplay
 from costmodels.sketch import Sketch, example_network
+from costmodels.spread import spread_table
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from hil.audit import AuditError
@@ -36,7 +37,7 @@ from hil.policy_bench import PolicyBench
 from hil.policy_timer import Job, Setup
 from hil.profile import Profile
 from hil.records import Failure, FailureKind, Record
-from hil.tables import measured_table, spread_table
+from hil.tables import measured_table
 from quantization.bits import FLOAT32, BitWidths, Format, parse_choices
 from quantization.formats import formats
 from quantization.network import Network

@@ -1,0 +1,1 @@
+"""Prices networks that were never measured, by what one device was measured to do."""

@@ -1,0 +1,78 @@
+"""What a device model has seen, and what lies outside of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from costmodels.calibrated.items import FEATURES, Items
+from costmodels.cells import BoolArray
+
+_CHECKED = (
+    "macs",
+    "inputs",
+    "outputs",
+    "weights",
+    "depth",
+    "in_channels",
+    "out_channels",
+    "window",
+)
+_SLACK = 1.5
+"""Trees stay constant beyond what they saw, the roofline does not: a half beyond is harmless."""
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Smallest and largest extents that were measured, by kind.
+
+    Args:
+        extents: kind to feature to (smallest, largest).
+    """
+
+    extents: Mapping[str, Mapping[str, tuple[float, float]]]
+
+    @classmethod
+    def of(cls, items: Items) -> "Domain":
+        """Return the domain of measured rows."""
+        found: dict[str, dict[str, tuple[float, float]]] = {}
+        for kind in sorted(set(items.kind.tolist())):
+            rows = items.features[items.kind == kind]
+            found[kind] = {
+                name: (float(column.min()), float(column.max()))
+                for name in _CHECKED
+                for column in [rows[:, FEATURES.index(name)]]
+            }
+        return cls(found)
+
+    def knows(self, items: Items) -> BoolArray:
+        """Return which rows are of a kind that was measured, (N,)."""
+        return np.isin(items.kind, list(self.extents))
+
+    def outside(self, items: Items) -> BoolArray:
+        """Return which rows are of no such kind, or far larger or smaller than any, (N,)."""
+        beyond = ~self.knows(items)
+        for kind, extents in self.extents.items():
+            here = items.kind == kind
+            for name, (low, high) in extents.items():
+                value = items.column(name)
+                beyond |= here & ((value * _SLACK < low) | (value > high * _SLACK))
+        return beyond
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the extents as JSON values."""
+        return {
+            kind: {name: list(pair) for name, pair in extents.items()}
+            for kind, extents in self.extents.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Domain":
+        """Read what `to_dict` wrote."""
+        return cls(
+            {
+                kind: {name: (float(low), float(high)) for name, (low, high) in extents.items()}
+                for kind, extents in values.items()
+            }
+        )

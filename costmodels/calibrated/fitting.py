@@ -1,0 +1,144 @@
+"""Fits how much of its roofline each operator reaches; scikit-learn does the fitting."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from costmodels.calibrated.device_model import GROUPS, START_S, Executed, Part, groups_of
+from costmodels.calibrated.features import columns_of
+from costmodels.calibrated.forest import Forest
+from costmodels.calibrated.items import Items
+from costmodels.calibrated.limits import Limits
+from costmodels.calibrated.samples import Overhead, Sample
+from costmodels.cells import BoolArray, FloatArray
+from costmodels.errors import BackendError
+
+_TREES, _DEPTH, _RATE, _LEAST, _SHARE, _COLUMNS = 250, 5, 0.08, 6, 0.6, 0.4
+_FULL_WEIGHT_S, _LEAST_WEIGHT = 1e-5, 0.05
+"""Rows that take less count for less: they are timed worse, and decide less."""
+_OFTEN = 60
+"""A neighbour that is seen in fewer rows has no column of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows of some samples, one after the other.
+
+    Args:
+        items: (N) rows.
+        integer: (N,) whether each reads integers.
+        seconds: (N,) undisturbed; 0 for what was taken over.
+        executed: (N,) whether it was not taken over.
+    """
+
+    items: Items
+    integer: BoolArray
+    seconds: FloatArray
+    executed: BoolArray
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], overhead: Overhead) -> "Rows":
+        """Collect the rows of `samples`."""
+        return cls(
+            Items.joined([sample.items for sample in samples]),
+            np.concatenate([sample.integer for sample in samples]),
+            np.concatenate([overhead.undisturbed_s(sample) for sample in samples]),
+            np.concatenate([sample.nodes > 0 for sample in samples]),
+        )
+
+
+def fit_parts(rows: Rows, limits: Limits, seed: int) -> dict[str, Part]:
+    """Fit the trees of every group.
+
+    Args:
+        rows: what was measured.
+        limits: the device's roofline.
+        seed: of the shares of rows that trees see.
+
+    Raises:
+        BackendError: if a group has too few rows, or scikit-learn is not installed.
+    """
+    group = groups_of(rows.items, rows.integer)
+    near = [*rows.items.maker.tolist(), *rows.items.reader.tolist()]
+    names, counts = np.unique(near, return_counts=True)
+    neighbours = tuple(str(name) for name in names[counts >= _OFTEN])
+    parts = {}
+    for name in GROUPS:
+        here = (group == name) & rows.executed
+        if here.sum() < 2 * _LEAST:
+            raise BackendError(f"too little was measured of {name}: give more time")
+        items, integer, seconds = rows.items.at(here), rows.integer[here], rows.seconds[here]
+        kinds = tuple(sorted(set(items.kind.tolist())))
+        target = np.log(seconds / (limits.bound_s(items, integer) + START_S))
+        weights = np.clip(seconds / _FULL_WEIGHT_S, _LEAST_WEIGHT, 1.0)
+        columns = columns_of(items, integer, limits, kinds, neighbours)
+        parts[name] = Part(kinds, neighbours, grow(columns, target, weights, seed))
+    return parts
+
+
+def fit_executed(rows: Rows) -> Executed:
+    """Count how often operators are executed by themselves."""
+    words = np.where(rows.integer, "integer", "float")
+    shares: list[Mapping[str, float]] = []
+    for names in (rows.items.near, rows.items.kind):
+        seen = defaultdict(list)
+        for name, word, executed in zip(names, words, rows.executed, strict=True):
+            seen[f"{name}, {word}"].append(executed)
+        shares.append({key: round(float(np.mean(found)), 4) for key, found in seen.items()})
+    return Executed(*shares)
+
+
+def grow(rows: FloatArray, target: FloatArray, weights: FloatArray, seed: int) -> Forest:
+    """Grow boosted trees (Friedman, Annals of Statistics 29, 2001) with Huber's loss.
+
+    Args:
+        rows: (N, F).
+        target: (N,).
+        weights: (N,) of the rows.
+        seed: of the shares of rows that trees see.
+
+    Raises:
+        BackendError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.ensemble import GradientBoostingRegressor
+    except ImportError:
+        raise BackendError(
+            "calibrating a device needs scikit-learn: pip install 'quantmeter[calibrate]'"
+        ) from None
+    model = GradientBoostingRegressor(
+        loss="huber",
+        n_estimators=_TREES,
+        learning_rate=_RATE,
+        max_depth=_DEPTH,
+        min_samples_leaf=_LEAST,
+        subsample=_SHARE,
+        max_features=_COLUMNS,
+        random_state=seed,
+        alpha=0.95,
+    )
+    model.fit(rows, target, sample_weight=weights)
+    base = float(np.asarray(model.init_.predict(rows[:1])).ravel()[0])
+    return _flat([tree.tree_ for tree in model.estimators_[:, 0]], base, model.learning_rate)
+
+
+def _flat(trees: Sequence[Any], base: float, rate: float) -> Forest:
+    """Write trees of different sizes into arrays of one shape."""
+    most = max(tree.node_count for tree in trees)
+    shape = len(trees), most
+    feature, left, right = (np.zeros(shape, np.int32) for _ in range(3))
+    threshold, value = np.full(shape, np.inf), np.zeros(shape)
+    left[:] = right[:] = np.arange(most)
+    for t, tree in enumerate(trees):
+        count = tree.node_count
+        inner = tree.children_left >= 0
+        feature[t, :count] = np.where(inner, tree.feature, 0)
+        threshold[t, :count] = np.where(inner, tree.threshold, np.inf)
+        left[t, :count] = np.where(inner, tree.children_left, np.arange(count))
+        right[t, :count] = np.where(inner, tree.children_right, np.arange(count))
+        value[t, :count] = rate * tree.value[:, 0, 0]
+    depth = max(tree.max_depth for tree in trees)
+    return Forest(base, feature, threshold, left, right, value, depth)

@@ -1,0 +1,76 @@
+"""From two columns, integer and float, to any choices: equal kernels cost the same."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from quantization.bits import FLOAT32, BitWidths, Format, formats_of
+from quantization.deployment import not_deployable
+from quantization.network import Network
+
+INTEGER = BitWidths(8, 8)
+"""Stands for every deployable integer choice: they all execute the same kernels."""
+
+
+def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths]) -> CostTable:
+    """Write the measured columns out over `choices`: the same kernel, the same number.
+
+    Args:
+        table: over `INTEGER` and float32.
+        network: its network.
+        choices: what is asked for; what cannot run is not supported in the result.
+    """
+    known = formats_of(choices)
+    column = [table.choices.index(FLOAT32 if c.reads.is_float else INTEGER) for c in choices]
+    runs = np.array([[not not_deployable(layer, c) for c in choices] for layer in network.layers])
+    unary = np.where(runs, table.unary.value[:, column], np.inf)
+    return CostTable(
+        table.metric,
+        table.unit,
+        table.statistic,
+        table.network,
+        table.layers,
+        tuple(choices),
+        table.glue_names,
+        table.tensors,
+        Cells.of(
+            unary,
+            table.unary.provenance[:, column],
+            kernel=table.unary.kernel[:, column],
+            uncertainty=_known(table.unary)[:, column],
+        ),
+        _in_formats(table.glue, table.formats, known),
+        _in_formats(table.conversion, table.formats, known),
+        table.constant,
+        table.source,
+        table.measurements,
+        context=table.context,
+    )
+
+
+def _in_formats(cells: Cells, held: Sequence[Format], known: Sequence[Format]) -> Cells:
+    """Copy glue or conversion cells into a block over other formats.
+
+    Args:
+        cells: (N, F) or (N, F, F), over `held`.
+        held: the formats that the cells run over.
+        known: those of the result; what `held` lacks is not supported.
+    """
+    position = {given: i for i, given in enumerate(held)}
+    target = [i for i, given in enumerate(known) if given in position]
+    source = [position[given] for given in known if given in position]
+    rows, axes = range(len(cells.value)), cells.value.ndim - 1
+    to, of = (np.ix_(rows, *[where] * axes) for where in (target, source))
+    shape = (len(rows), *[len(known)] * axes)
+    value, spread = np.full(shape, np.inf), np.zeros(shape)
+    provenance = np.full(shape, Provenance.EXACT, "U16")
+    value[to], spread[to] = cells.value[of], _known(cells)[of]
+    provenance[to] = cells.provenance[of]
+    if axes == 2:  # staying in a format is no conversion, whichever it is
+        value[:, range(len(known)), range(len(known))] = 0.0
+    return Cells.of(value, provenance, uncertainty=spread)
+
+
+def _known(cells: Cells) -> FloatArray:
+    return np.full(cells.value.shape, np.nan) if cells.uncertainty is None else cells.uncertainty

@@ -1,0 +1,158 @@
+"""Calibrates a device: random probes are timed, a model of any network is fitted to them.
+
+First come whole networks that judge: their seeds are set apart before anything is measured, and
+they choose nothing. Then probes of other seeds are fitted: pieces and whole networks in turn, and
+in the last part of the time those that tell most per second (`hil.probe_choice`).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from costmodels.calibrated.device_model import DeviceModel
+from costmodels.calibrated.domain import Domain
+from costmodels.calibrated.fitting import Rows, fit_executed, fit_parts
+from costmodels.calibrated.limits import Limits
+from costmodels.calibrated.samples import Overhead, Sample
+from costmodels.calibrated.validating import judged
+from costmodels.errors import BackendError
+from costmodels.measurement import Device
+from hil.probe_choice import ProbeChoice
+from hil.probe_timer import ProbeJob
+from hil.records import Failure, Record
+
+_JUDGING_SHARE, _RANDOM_SHARE = 0.25, 0.65
+"""Of the time: for networks that judge; until when probes are random."""
+_FIRST_FITTED = 1000
+"""Seeds below it are of networks that judge."""
+_FEWEST_JUDGING, _FEWEST_FITTED = 3, 30
+_ROUND = 8
+
+Measure = Callable[[ProbeJob], Record]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of a device.
+
+    Args:
+        apart: samples of networks that judge.
+        fitted: samples of the others.
+        failed: what failed.
+        seconds: that measuring took, in this and in earlier runs.
+    """
+
+    apart: tuple[Sample, ...]
+    fitted: tuple[Sample, ...]
+    failed: tuple[Failure, ...]
+    seconds: float
+
+
+def samples_of(job: ProbeJob, record: Record) -> list[Sample]:
+    """Return the samples that a record of `hil.probe_timer` holds."""
+    name = f"{'whole' if job.whole else 'piece'} {job.seed}"
+    return [
+        Sample.of(name, policy, rows, record.measurements[policy].p10_s)
+        for policy, rows in record.facts["parts"].items()
+    ]
+
+
+def measure_probes(
+    measure: Measure,
+    limits: Limits,
+    *,
+    seconds: float,
+    seed: int,
+    progress: Callable[[float, str], None],
+) -> Measured:
+    """Time probes for about `seconds`.
+
+    Args:
+        measure: times one probe, or looks it up.
+        limits: the device's roofline.
+        seconds: for building, loading and timing; what an earlier run took counts, so that a run
+            that was ended goes on to the same end.
+        seed: of the design.
+        progress: called with the share done and what is being done.
+
+    Raises:
+        BackendError: if the time was too short.
+    """
+    apart: list[Sample] = []
+    fitted: list[Sample] = []
+    failed: list[Failure] = []
+    spent, jobs = 0.0, 0
+
+    def take(job: ProbeJob, into: list[Sample]) -> None:
+        nonlocal spent, jobs
+        progress(min(spent / seconds, 1.0), f"{jobs} random networks timed")
+        record = measure(job)
+        spent, jobs = spent + float(record.facts["wall_s"]), jobs + 1
+        if record.failure is not None:
+            failed.append(record.failure)
+            return
+        into += samples_of(job, record)
+
+    for position in itertools.count():
+        if spent > _JUDGING_SHARE * seconds:
+            break
+        take(ProbeJob(_of(seed, position), whole=True), apart)
+    random = _random_jobs(seed)
+    while spent < _RANDOM_SHARE * seconds:
+        take(next(random), fitted)
+    choice = ProbeChoice(limits, seed)
+    while spent < seconds:
+        chosen = choice.best(fitted, itertools.islice(random, 3 * _ROUND), _ROUND)
+        for job in chosen:
+            if spent < seconds:
+                take(job, fitted)
+    networks = [len({sample.network for sample in part}) for part in (apart, fitted)]
+    if networks[0] < _FEWEST_JUDGING or networks[1] < _FEWEST_FITTED:
+        raise BackendError(
+            f"{seconds:g} s were enough for {sum(networks)} random networks only, {networks[1]} of "
+            f"them to fit; {_FEWEST_FITTED} are needed: give more time"
+        )
+    progress(1.0, f"{jobs} random networks timed; fitting")
+    return Measured(tuple(apart), tuple(fitted), tuple(failed), spent)
+
+
+def fit_device(
+    measured: Measured, device: Device, threads: int, limits: Limits, seed: int
+) -> DeviceModel:
+    """Fit a model to what was measured, and judge it by the networks that were set apart.
+
+    Raises:
+        BackendError: if too little was measured, or scikit-learn is not installed.
+    """
+    overhead = Overhead.of(measured.fitted)
+    rows = Rows.of(measured.fitted, overhead)
+    model = DeviceModel(
+        device,
+        threads,
+        limits,
+        fit_parts(rows, limits, seed),
+        fit_executed(rows),
+        overhead.constant_s,
+        {},
+        Domain.of(rows.items),
+        source={
+            "measured_s": measured.seconds,
+            "seed": seed,
+            "fitted_networks": len({sample.network for sample in measured.fitted}),
+            "fitted_rows": int(rows.executed.sum()),
+            "failed": [failure.to_dict() for failure in measured.failed],
+            "profiler": {"node_s": overhead.node_s, "slope": overhead.slope},
+        },
+    )
+    return judged(model, measured.apart, overhead)
+
+
+def _of(seed: int, position: int) -> int:
+    """Seed of a probe; those of networks that judge come before `_FIRST_FITTED`."""
+    return 1_000_000 * seed + position
+
+
+def _random_jobs(seed: int) -> Iterator[ProbeJob]:
+    """Two pieces, then a whole network, and so on."""
+    for position in itertools.count(_FIRST_FITTED):
+        yield ProbeJob(_of(seed, position), whole=position % 3 == 2)
