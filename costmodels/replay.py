@@ -6,7 +6,7 @@ from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.pricing import priced_network, total
 from costmodels.table import CostTable, FloatArray
-from costmodels.units import Metric
+from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -25,12 +25,18 @@ class TableReplay(TableBackend):
         self.metrics = frozenset({table.metric})
         self._table = table
 
+    @property
+    def unit(self) -> Unit:
+        """The unit of the table, and of what `total` answers: cycles are not turned to seconds."""
+        return self._table.unit
+
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Return the stored table, restricted to `choices`.
 
         Raises:
             BackendError: if it holds another metric.
-            TableError: if it is of another network or lacks a choice.
+            TableError: if it is of another network.
+            UnsupportedChoiceError: if it lacks a choice.
         """
         self.require(metric)
         self._table.check(network)
