@@ -1,9 +1,10 @@
-"""The front door: three verbs and a check, the command line and the report page.
+"""The front door: three verbs, a check and an import, the command line and the report page.
 
-    quantmeter.calibrate(...)   cost tables for a device
-    quantmeter.search(...)      bits within budgets
-    quantmeter.benchmark(...)   exported policies, timed
-    quantmeter.drift(...)       whether a measured table still holds
+    quantmeter.calibrate(...)      cost tables for a device
+    quantmeter.search(...)         bits within budgets
+    quantmeter.benchmark(...)      exported policies, timed
+    quantmeter.drift(...)          whether a measured table still holds
+    quantmeter.import_table(...)   cost tables that others published
 
 Nothing heavy is imported before a verb is called.
 """
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
     from quantmeter.drifting import drift
+    from quantmeter.importing import import_table
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "drift", "search"]
+__all__ = ["benchmark", "calibrate", "drift", "import_table", "search"]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
     "drift": "quantmeter.drifting",
+    "import_table": "quantmeter.importing",
     "search": "quantmeter.searching",
 }
 
