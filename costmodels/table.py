@@ -36,6 +36,8 @@ from quantization.network import Network
 __all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
 
 VERSION = 1
+_NAMED = 12
+"""Choices that a message names at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,9 @@ class CostTable:
             return self
         missing = [str(c) for c in choices if c not in self.choices]
         if missing:
-            held = ", ".join(map(str, self.choices))
+            held = ", ".join(map(str, self.choices[:_NAMED]))
+            more = len(self.choices) - _NAMED
+            held += f" and {more} more" if more > 0 else ""
             raise UnsupportedChoiceError(
                 f"the table holds no {', '.join(missing)}; it holds {held}"
             )

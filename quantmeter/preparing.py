@@ -1,13 +1,14 @@
 """What every search stands on: priced choices, budgets, sensitivities and an accuracy oracle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodels.errors import UnsupportedChoiceError
 from costmodels.pricing import uniform_totals
 from costmodels.table import CostTable
-from costmodels.units import EXAMPLES, format_quantity
+from costmodels.units import EXAMPLES, Metric, format_quantity
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, QuantmeterError
 from quantization.network import Network
@@ -112,8 +113,10 @@ def prepare(
     limits = {b.metric: _limit(b, tables[b.metric], network, costs) for b in budgets}
     shape = (len(network.layers), len(choices))
     tied = network.tied(ties) if ties else network
-    flat = Problem(tied, tuple(choices), tables, limits, np.zeros(shape))
-    solve(flat)  # fails early, with the minimum reachable, if the budgets cannot be met
+    try:  # fails early, with the minimum reachable, if the budgets cannot be met
+        solve(Problem(tied, tuple(choices), tables, limits, np.zeros(shape)))
+    except (BudgetError, UnsupportedChoiceError) as error:
+        raise type(error)(f"{error}{_not_exported(tables)}") from None
     sensitivity = measure_sensitivity(bench.simulation, choices, images, labels, progress)
     problem = Problem(tied, tuple(choices), tables, limits, sensitivity.kl)
     oracle = PostTrainingOracle(bench.simulation, images, labels)
@@ -140,6 +143,20 @@ def _limit(budget: BudgetRequest, table: CostTable, network: Network, costs: Cos
     raise BudgetError(
         f"{budget} {problem}; write for example {example}{_dearest_uniform(table, network)}"
     )
+
+
+def _not_exported(tables: Mapping[Metric, CostTable]) -> str:
+    """Say which choices are masked only because they cannot be exported; "" if none."""
+    size = tables.get(Metric.SIZE)
+    others = [table for metric, table in tables.items() if metric is not Metric.SIZE]
+    if size is None or not others:
+        return ""
+    priced = np.logical_and.reduce([table.supported for table in others])
+    masked = priced.any(0) & ~size.supported.any(0)
+    names = [str(bits) for bits, only in zip(size.choices, masked, strict=True) if only]
+    if not names:
+        return ""
+    return f"; {', '.join(names)} cannot be exported here: --no-export allows what is for elsewhere"
 
 
 def _dearest_uniform(table: CostTable, network: Network) -> str:

@@ -11,7 +11,7 @@ from costmodels.model import BackendContext
 from costmodels.registry import backend
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable
-from costmodels.units import Metric
+from costmodels.units import Metric, Unit
 from quantization.bits import DEFAULT_CHOICES, BitWidths, parse_choices
 from quantization.policy import Policy
 from quantmeter.costs import Costs, parse_costs
@@ -49,6 +49,13 @@ def test_a_backend_named_for_a_metric_prices_that_one_only() -> None:
 
 def test_size_is_always_priced_by_the_exporter() -> None:
     assert _names(parse_costs([], CONTEXT)) == {"size": "size"}
+
+
+def test_without_an_exported_file_nothing_has_a_size() -> None:
+    costs = parse_costs(["analytical:haq"], CONTEXT, exported=False)
+    assert _names(costs) == {"latency": "analytical:haq", "energy": "analytical:haq"}
+    with pytest.raises(BackendError, match="nothing prices size; it is the exported file's"):
+        costs.model(Metric.SIZE)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -144,6 +151,26 @@ def test_relative_budgets_refer_to_the_table_and_not_to_a_later_measurement(
     assert costs.float_total(network, Metric.LATENCY) == 99.0
     expected = table.constant + table.unary.value[:, DEFAULT_CHOICES.index(BitWidths(32, 32))].sum()
     assert costs.float_reference(network, Metric.LATENCY) == pytest.approx(expected)
+
+
+def test_a_table_without_the_float_network_has_no_reference_and_not_one_of_zero(
+    stored: Path,
+) -> None:
+    table = CostTable.read(stored).restrict(parse_choices("w4a8,w8a8"))
+    stored.write_text(table.to_json())
+    costs, network = parse_costs([f"table:{stored}"], CONTEXT), example_network()
+    assert costs.float_total(network, Metric.LATENCY) is None
+    assert costs.float_reference(network, Metric.LATENCY) is None
+
+
+def test_costs_are_in_the_unit_of_a_stored_table_and_else_in_si(stored: Path) -> None:
+    costs = parse_costs([f"table:{stored}", "energy=analytical:haq"], CONTEXT)
+    assert costs.unit(Metric.LATENCY) is Unit.SECONDS
+    assert costs.unit(Metric.ENERGY) is Unit.JOULES
+    assert costs.unit(Metric.SIZE) is Unit.BYTES
+    cycles = replace(CostTable.read(stored), unit=Unit.CYCLES)
+    stored.write_text(cycles.to_json())
+    assert parse_costs([f"table:{stored}"], CONTEXT).unit(Metric.LATENCY) is Unit.CYCLES
 
 
 def test_the_reference_for_size_is_the_exact_float_file() -> None:
