@@ -168,7 +168,8 @@ def _check_counts(
                 for row in wrong[:_NAMED]
             )
             raise TableError(
-                f"it is of another network: the {count.what} of {len(wrong)} layers differ: "
+                f"it is of another network: {count.what} differ at {len(wrong)} of "
+                f"{len(expected)} layers: "
                 f"{differences}{_more(wrong.tolist(), _NAMED)}"
             )
         checked.append(f"{count.what}, 1 in the file taken as {scale:,.0f}")

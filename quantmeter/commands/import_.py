@@ -151,14 +151,15 @@ def _print(
     lines.print(
         f"{out}: {table.metric.value} in {table.unit.value} ({table.statistic}) of "
         f"{len(table.layers)} layers at {len(table.choices)} choices; "
-        f"checked: {', '.join(source['checked'])}"
+        f"checked: {', '.join(source['checked'])}",
+        markup=False,
     )
     if left_out := source.get("left_out"):
         lines.print(f"left out, since no choice has such bits: {', '.join(left_out)}")
     if partly := int((~table.supported).any(0).sum()):
         lines.print(f"{partly} choices are not supported by every layer: masked in the table")
     for note in source["notes"]:
-        lines.print(f"note: {note}")
+        lines.print(f"note: {note}", markup=False)
     for title, words in _next_commands(arguments.model, str(out), table, network).items():
         lines.print(f"{title}: {shlex.join(words)}", soft_wrap=True, markup=False)
 
@@ -183,10 +184,11 @@ def _next_commands(
     # Of a network that this runtime runs at two widths or more the search finds what it can run.
     runs = [b for b in known if not any(not_deployable(layer, b) for layer in network.layers)]
     choices = runs if len(runs) > 1 else list(known)
-    limit = 0.7 * max(known[bits] for bits in choices)
-    budget = format_bound(limit, table.unit, digits=3, upwards=True).replace(" ", "")
+    extremes = [pick(known[bits] for bits in choices) for pick in (min, max)]
+    halfway = format_bound(sum(extremes) / 2, table.unit, digits=3, upwards=True)
     search = ["quantmeter", "search", model, "--data", "DATA.npz", *cost]
-    search += ["--choices", ",".join(map(str, choices)), "--budget", f"{metric}={budget}"]
+    search += ["--choices", ",".join(map(str, choices))]
+    search += ["--budget", f"{metric}={halfway.replace(' ', '')}"]
     search += [word for tie in table.source["ties"] for word in ("--tie", ",".join(tie))]
     search += [] if choices == runs else ["--no-export"]
     return {"price it": price, "search with it": search}

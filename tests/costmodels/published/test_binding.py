@@ -179,8 +179,8 @@ def test_a_layer_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> Non
     path = hawq_file(tmp_path, list(range(LAYERS)), macs_millions=counts)
     layer = NETWORK.layers[2]
     message = (
-        f"the multiply-accumulates of 1 layers differ: '{layer.name}' has {4 * layer.macs:,} in "
-        f"the file, {layer.macs:,} in the network"
+        f"multiply-accumulates differ at 1 of {LAYERS} layers: '{layer.name}' has "
+        f"{4 * layer.macs:,} in the file, {layer.macs:,} in the network"
     )
     with pytest.raises(TableError, match=message):
         read_table("hawq", path, NETWORK)
@@ -189,7 +189,7 @@ def test_a_layer_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> Non
 def test_rows_in_another_order_are_seen_by_their_counts(tmp_path: Path) -> None:
     rows = list(range(LAYERS))
     rows[0], rows[1] = rows[1], rows[0]
-    with pytest.raises(TableError, match="of 2 layers differ: 'stem' has"):
+    with pytest.raises(TableError, match=f"differ at 2 of {LAYERS} layers: 'stem' has"):
         read_table("hawq", hawq_file(tmp_path, rows), NETWORK)
 
 

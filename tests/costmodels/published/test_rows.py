@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from costmodels.units import Unit
 from quantization.bits import parse_choices
 from quantmeter.commands.import_ import CSV_LAYOUT
 
+README = Path(__file__).parents[3] / "calibration_data" / "README.md"
 HEAD = "# unit: us\n# statistic: median\n"
 ROWS = "layer,choice,value\nstem,w8a8,4\nhead,w4a8,1.5\nhead,w8a8,2e0\n"
 
@@ -65,8 +67,9 @@ def test_a_spreadsheet_may_have_written_the_file() -> None:
     np.testing.assert_array_equal(read(text).value, read(HEAD + ROWS).value)
 
 
-def test_the_layout_that_users_are_shown_is_read_as_they_are_told() -> None:
-    example = re.search(r"(?:^    .*\n)+", CSV_LAYOUT, re.MULTILINE)
+@pytest.mark.parametrize("text", [CSV_LAYOUT, README.read_text()], ids=["help", "README"])
+def test_the_layout_that_users_are_shown_is_read_as_they_are_told(text: str) -> None:
+    example = re.search(r"(?:^    .*\n)+", text, re.MULTILINE)
     assert example is not None
     found = read(textwrap.dedent(example[0]))
     assert found.names == ("stem", "head")
