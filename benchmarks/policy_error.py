@@ -11,8 +11,9 @@ error of the ratio to float over both rounds; the label noise is what two readin
 differ by, over the square root of 2: what a perfect predictor's error would be.
 
 Rows: *total* and *table* of the calibration; the *sum of isolated* timings, each layer alone in a
-session, as search tools commonly add up; a fit of one term per layer (*unary*); and, scaled to the
-fitted policies by a line as a kindness, *MACs x bits* and *size*.
+session, as search tools commonly add up; a fit of one term per layer (*unary*); scaled to the
+fitted policies by a line as a kindness, *MACs x bits* and *size*; and, as a measure of the machine,
+how well each round of readings predicts the other (*another reading*).
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,12 +31,13 @@ import onnx
 from onnx import helper
 
 from benchmarks import networks
+from costmodels.compare import Prediction, rivals
 from costmodels.model import BackendContext
+from costmodels.prediction_error import PredictionError
 from costmodels.table import FloatArray
 from hil.calibration import (
     INTEGER,
     Calibration,
-    Timed,
     as_policy,
     calibrate_network,
     loudness,
@@ -45,11 +47,11 @@ from hil.live import OrtLive
 from hil.ort import Runner, one_feed, random_inputs
 from hil.regression import Prior, fit
 from hil.timing import TimingOptions, time_interleaved
-from hil.validation import PredictionError, ratios_covered
+from hil.validation import ratios_covered
 from quantization.deployment import ExportOptions, not_deployable
 from quantization.export import Exporter
 from quantization.network import Network
-from quantization.policy import Policy
+from quantization.policy import PolicyBatch
 from quantization.ranges import made_up_ranges
 from quantization.reading import read_network
 
@@ -167,22 +169,17 @@ def judge(name: str, network: Network, seconds: float, fresh: int, seed: int) ->
         "table": found.model.table(chosen),
         "sum of isolated": isolated(network, chosen, found.float_s, seed),
         "unary fit": unary(found, chosen),
-        "MACs x bits": scaled(found, chosen, lambda policy: macs_bits(network, policy)),
-        "size": scaled(found, chosen, plain_exporter(network).size_bytes),
+        **scaled(found, chosen),
     }
     measured = np.concatenate(rounds)
     errors = {k: PredictionError.of(np.tile(p, 2), measured) for k, p in predicted.items()}
+    errors["another reading"] = PredictionError.of(np.concatenate(rounds[::-1]), measured)
     noise = float(np.abs(np.log(rounds[0] / rounds[1])).mean() / math.sqrt(2))
     width = found.validation.half_width if found.validation is not None else None
     covered = None
     if width is not None:
         covered = float(np.mean(ratios_covered(np.tile(predicted["total"], 2), measured, width)))
     return Result(name, len(found.timed), fresh, noise, errors, width, covered, found.float_s, took)
-
-
-def plain_exporter(network: Network) -> Exporter:
-    """Return an exporter with packed weights, whose files have their true size."""
-    return Exporter(network, made_up_ranges(network), ExportOptions(weight_method="minmax"))
 
 
 def unary(found: Calibration, chosen: Sequence[Pattern]) -> FloatArray:
@@ -196,25 +193,20 @@ def unary(found: Calibration, chosen: Sequence[Pattern]) -> FloatArray:
     return 1 + fitted.predict(np.array(chosen, float))
 
 
-def scaled(
-    found: Calibration, chosen: Sequence[Pattern], of: Callable[[Policy], float]
-) -> FloatArray:
-    """Return ratios, (P,), on the line that fits a policy's number to the timed policies."""
+def scaled(found: Calibration, chosen: Sequence[Pattern]) -> dict[str, FloatArray]:
+    """Return ratios by rival, (P,), on the line that fits its numbers to the timed policies."""
+    network = found.model.effects.network
 
-    def numbers(patterns: Sequence[Pattern]) -> FloatArray:
-        network = found.model.effects.network
-        return np.array([of(as_policy(network, pattern)) for pattern in patterns], float)
+    def numbers(patterns: Sequence[Pattern]) -> tuple[Prediction, ...]:
+        policies = [as_policy(network, pattern) for pattern in patterns]
+        return rivals(network, PolicyBatch.of(network, policies))
 
-    timed: Sequence[Timed] = found.timed
-    slope, start = np.polyfit(numbers([t.pattern for t in timed]), [t.ratio for t in timed], 1)
-    return np.asarray(start + slope * numbers(chosen), np.float64)
-
-
-def macs_bits(network: Network, policy: Policy) -> float:
-    """Return the sum over layers of MACs times weight bits times activation bits."""
-    bits = [policy[layer.name] for layer in network.layers]
-    pairs = zip(network.layers, bits, strict=True)
-    return float(sum(layer.macs * b.weights * b.activations for layer, b in pairs))
+    ratios, lines = [t.ratio for t in found.timed], {}
+    timed = numbers([t.pattern for t in found.timed])
+    for known, asked in zip(timed, numbers(chosen), strict=True):
+        slope, start = np.polyfit(known.values, ratios, 1)
+        lines[known.name] = np.asarray(start + slope * asked.values, np.float64)
+    return lines
 
 
 def isolated(network: Network, chosen: Sequence[Pattern], float_s: float, seed: int) -> FloatArray:

@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.errors import BackendError
 from costmodels.pricing import total
 from costmodels.table import CostTable, FloatArray
-from costmodels.units import Metric
+from costmodels.units import SI_UNIT, Metric, Unit
 from quantization.bits import BitWidths
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -101,3 +101,21 @@ class TableBackend:
         if metric not in self.metrics:
             priced = ", ".join(sorted(m.value for m in self.metrics))
             raise BackendError(f"{self.name} does not price {metric.value}; it prices {priced}")
+
+
+def unit_of(
+    model: CostModel, network: Network, choices: Sequence[BitWidths], metric: Metric
+) -> Unit:
+    """Return the unit of what `model.total` answers.
+
+    A table may count cycles, and its sums do too; every other model answers in the SI unit, as
+    the interface demands.
+
+    Raises:
+        BackendError: if the model does not price `metric`.
+        TableError: if it only knows another network.
+        UnsupportedChoiceError: if it does not know these choices.
+    """
+    if isinstance(model, TableBackend):
+        return model.table(network, choices, metric).unit
+    return SI_UNIT[metric]

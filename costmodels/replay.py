@@ -6,7 +6,7 @@ from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.pricing import priced_network, total
 from costmodels.table import CostTable, FloatArray
-from costmodels.units import Metric, Unit
+from costmodels.units import Metric
 from quantization.bits import BitWidths
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -24,11 +24,6 @@ class TableReplay(TableBackend):
         self.name = name
         self.metrics = frozenset({table.metric})
         self._table = table
-
-    @property
-    def unit(self) -> Unit:
-        """The unit of the table, and of what `total` answers: cycles are not turned to seconds."""
-        return self._table.unit
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Return the stored table, restricted to `choices`.

@@ -16,6 +16,7 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
+from hil.bench import MemoryStore, RecordStore
 from hil.calibration import (
     TURNS,
     Calibration,
@@ -28,7 +29,7 @@ from hil.calibration import (
 from hil.design import Pattern
 from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
-from hil.policy_bench import MemoryStore, PolicyBench, RecordStore, policy_worker
+from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup
 from hil.store import Store
 from hil.tables import measured_table, spread_table
@@ -128,7 +129,11 @@ class OrtLive:
                         f"policy {position}: layer {layer.name!r} at {policy[layer.name]}: {reason}"
                     )
             patterns.append(np.array([not policy[n].reads.is_float for n in network.layer_names]))
-        return np.array([self._time(network, pattern) for pattern in patterns], np.float64)
+        times = np.empty(len(patterns))
+        for position, pattern in enumerate(patterns):
+            self._context.progress(position / len(patterns), f"{position} policies timed")
+            times[position] = self._time(network, pattern)
+        return times
 
     def measure(self, network: Network) -> Measure:
         """Return what times policies of `network` as calibration does."""

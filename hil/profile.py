@@ -4,7 +4,9 @@ The profiler inflates small networks, so its times serve as shares only, never a
 """
 
 import json
+import math
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from hil.ort import load_with_graph, session_options
 from hil.trace import executed_kernels, owners
@@ -21,6 +24,7 @@ from quantization.policy import Policy
 from quantization.quantizer import Float32Array
 
 _RUNS = 30
+_FEWEST_RUNS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +54,9 @@ def profile_nodes(
             the graph that it says it executes.
         PolicyError: if the policy does not fit the network or a layer is not deployable.
     """
-    model = exporter.build(policy)
-    with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
-        options = session_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session, graph = load_with_graph(model, options)
-        for _ in range(_RUNS):
-            session.run(None, dict(feed))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    spent: dict[str, float] = defaultdict(float)
-    kinds = [node.op_type for node in graph.node]
-    for owner, duration in zip(
-        owners(exporter.network, graph), durations(events, kinds), strict=True
-    ):
+    profiled = profile_session(exporter.build(policy), threads, feed)
+    graph, spent = profiled.graph, defaultdict[str, float](float)
+    for owner, duration in zip(owners(exporter.network, graph), profiled.seconds, strict=True):
         if owner is not None:
             spent[owner] += duration
     total = sum(spent.values())
@@ -71,8 +64,54 @@ def profile_nodes(
     return Profile(shares, executed_kernels(exporter.network, graph))
 
 
+@dataclass(frozen=True, eq=False)
+class ProfiledSession:
+    """A session whose first runs were profiled; it runs as any other now.
+
+    Args:
+        session: the ``onnxruntime.InferenceSession``.
+        graph: the graph that it executes.
+        seconds: of each of its operators, in a run; see `durations`.
+    """
+
+    session: Any
+    graph: onnx.GraphProto
+    seconds: Sequence[float]
+
+
+def profile_session(
+    model: bytes, threads: int, feed: Mapping[str, Float32Array], enough_s: float = math.inf
+) -> ProfiledSession:
+    """Load `model` and profile some runs.
+
+    Args:
+        model: serialized ONNX model.
+        threads: of the runtime.
+        feed: inputs by name.
+        enough_s: seconds after which no run begins that is not needed: operators of a large network
+            take many whole microseconds each, so that fewer runs tell as much.
+
+    Raises:
+        ModelError: if the runtime refuses the model, or profiles other operators than those of
+            the graph that it says it executes.
+    """
+    with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session, graph = load_with_graph(model, options)
+        started = time.perf_counter()
+        for run in range(_RUNS):
+            if run >= _FEWEST_RUNS and time.perf_counter() - started > enough_s:
+                break
+            session.run(None, dict(feed))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    microseconds = durations(events, [node.op_type for node in graph.node])
+    return ProfiledSession(session, graph, [1e-6 * each for each in microseconds])
+
+
 def durations(events: Iterable[Mapping[str, Any]], kinds: Sequence[str]) -> list[float]:
-    """Return the time of each operator in a run, from the events of a profile.
+    """Return the time of each operator in a run, in microseconds, from the events of a profile.
 
     It is the mean over the quicker half of the runs: on a shared machine a single interruption
     lasts longer than all operators of a small network together. (Whole runs are left out, since

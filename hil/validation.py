@@ -13,37 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from costmodels.prediction_error import PredictionError
 from costmodels.table import FloatArray
+
+__all__ = [
+    "LEAST_POLICIES",
+    "LEVEL",
+    "PredictionError",
+    "Validation",
+    "half_width",
+    "ratios_covered",
+]
 
 LEVEL = 0.9
 LEAST_POLICIES = 30
 """Fewer give no interval: it would rest on the largest two or three distances."""
-_NEAR = 0.1
-
-
-@dataclass(frozen=True)
-class PredictionError:
-    """How far predictions are from measurements.
-
-    Args:
-        mean_absolute: mean of ``|predicted / measured - 1|``.
-        near: share of policies within 10 %.
-        rank_correlation: Spearman's; None where all are equal.
-    """
-
-    mean_absolute: float
-    near: float
-    rank_correlation: float | None
-
-    @classmethod
-    def of(cls, predicted: FloatArray, measured: FloatArray) -> "PredictionError":
-        """Compare predictions and measurements, (N,) each, N at least 1."""
-        from scipy.stats import spearmanr
-
-        off = np.abs(predicted / measured - 1)
-        varied = len(off) > 1 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
-        rank = float(spearmanr(predicted, measured).statistic) if varied else None
-        return cls(float(off.mean()), float((off <= _NEAR).mean()), rank)
 
 
 def half_width(predicted: FloatArray, measured: FloatArray, level: float = LEVEL) -> float | None:

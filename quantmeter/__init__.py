@@ -1,9 +1,10 @@
-"""The front door: three verbs, a check and an import, the command line and the report page.
+"""The front door: three verbs, two checks and an import, the command line and the report page.
 
     quantmeter.calibrate(...)      cost tables for a device
     quantmeter.search(...)         bits within budgets
     quantmeter.benchmark(...)      exported policies, timed
     quantmeter.drift(...)          whether a measured table still holds
+    quantmeter.compare(...)        cost backends beside each other, against measured latency
     quantmeter.import_table(...)   cost tables that others published
 
 Nothing heavy is imported before a verb is called.
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
+    from quantmeter.comparing import compare
     from quantmeter.drifting import drift
     from quantmeter.importing import import_table
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "drift", "import_table", "search"]
+__all__ = ["benchmark", "calibrate", "compare", "drift", "import_table", "search"]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
+    "compare": "quantmeter.comparing",
     "drift": "quantmeter.drifting",
     "import_table": "quantmeter.importing",
     "search": "quantmeter.searching",

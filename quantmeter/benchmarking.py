@@ -9,6 +9,7 @@ import numpy as np
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
+from costmodels.model import unit_of
 from costmodels.units import Metric, Unit
 from hil.audit import Audit, audit
 from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_until
@@ -19,7 +20,7 @@ from hil.timing import Ratio
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
 from quantization.errors import PolicyError
-from quantization.policy import Policy
+from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import batches
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
@@ -246,13 +247,15 @@ def _predict(
 ) -> dict[str, tuple[float | None, float | None]]:
     if costs is None or Metric.LATENCY not in costs.models:
         return dict.fromkeys(asked, (None, None))
-    totals = costs.total(bench.network, list(asked.values()), Metric.LATENCY)
+    model, policies = costs.model(Metric.LATENCY), list(asked.values())
+    totals = costs.total(bench.network, policies, Metric.LATENCY)
     base = costs.float_total(bench.network, Metric.LATENCY)
-    unit = costs.unit(Metric.LATENCY)
+    choices = PolicyBatch.of(bench.network, policies).choices
+    unit = unit_of(model, bench.network, choices, Metric.LATENCY)
     if base is None and unit is not Unit.SECONDS:
         raise BackendError(
-            f"{costs.model(Metric.LATENCY).name} is in {unit.value} and does not price the float "
-            "network: it predicts nothing that is measured here; leave it out"
+            f"{model.name} is in {unit.value} and does not price the float network: it predicts "
+            "nothing that is measured here; leave it out"
         )
     return {
         name: (

@@ -20,6 +20,7 @@ COMMANDS = (
         "calibrate",
         "drift",
         "import",
+        "compare",
         "search",
         "export",
         "bench",

@@ -7,10 +7,9 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext, CostModel
 from costmodels.pricing import total
 from costmodels.registry import backend
-from costmodels.replay import TableReplay
 from costmodels.size import ExportedSize
 from costmodels.table import CostTable, FloatArray
-from costmodels.units import SI_UNIT, Metric, Unit
+from costmodels.units import Metric
 from quantization.bits import FLOAT32, BitWidths
 from quantization.errors import did_you_mean
 from quantization.network import Network
@@ -44,13 +43,8 @@ class Costs:
         return {m: model.table(network, choices, m) for m, model in self.models.items()}
 
     def total(self, network: Network, policies: Sequence[Policy], metric: Metric) -> FloatArray:
-        """Return the cost of each policy, (P,), in `unit`."""
+        """Return the cost of each policy, (P,), in the unit of its model (`unit_of`)."""
         return self.model(metric).total(network, PolicyBatch.of(network, policies), metric)
-
-    def unit(self, metric: Metric) -> Unit:
-        """Return the unit that `total` answers in: that of a stored table, else the SI unit."""
-        model = self.model(metric)
-        return model.unit if isinstance(model, TableReplay) else SI_UNIT[metric]
 
     def float_total(self, network: Network, metric: Metric) -> float | None:
         """Return the cost of the float network, as `total` answers it.

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.noise import exceeds
 from benchmarks.policy_error import Result
-from hil.validation import PredictionError
+from costmodels.prediction_error import PredictionError
 
 
 @pytest.mark.parametrize(

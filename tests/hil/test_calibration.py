@@ -15,6 +15,7 @@ from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from hil.audit import AuditError
+from hil.bench import MemoryStore
 from hil.calibration import (
     Calibration,
     Effects,
@@ -31,7 +32,7 @@ from hil.calibration import (
 )
 from hil.design import Pattern, mixture, patterns
 from hil.ort import one_feed, random_inputs
-from hil.policy_bench import MemoryStore, PolicyBench
+from hil.policy_bench import PolicyBench
 from hil.policy_timer import Job, Setup
 from hil.profile import Profile
 from hil.records import Failure, FailureKind, Record

@@ -261,6 +261,14 @@ def test_a_fresh_backend_gives_the_float_network_one_time_whatever_is_asked_firs
     assert first == again
 
 
+def test_total_says_how_far_it_is(network: Network) -> None:
+    seen: list[tuple[float, str]] = []
+    fresh = OrtLive(BackendContext(progress=lambda share, what: seen.append((share, what))))
+    batch = PolicyBatch.of(network, [Policy({}), Policy({"stem": BitWidths(8, 8)})])
+    fresh.total(network, batch, Metric.LATENCY)
+    assert seen == [(0.0, "0 policies timed"), (0.5, "1 policies timed")]
+
+
 def test_unsupported_bits_are_an_error_that_names_layer_and_reason(
     live: OrtLive, network: Network
 ) -> None:

@@ -11,7 +11,7 @@ from costmodels.model import BackendContext
 from costmodels.registry import backend
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable
-from costmodels.units import Metric, Unit
+from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES, BitWidths, parse_choices
 from quantization.policy import Policy
 from quantmeter.costs import Costs, parse_costs
@@ -161,16 +161,6 @@ def test_a_table_without_the_float_network_has_no_reference_and_not_one_of_zero(
     costs, network = parse_costs([f"table:{stored}"], CONTEXT), example_network()
     assert costs.float_total(network, Metric.LATENCY) is None
     assert costs.float_reference(network, Metric.LATENCY) is None
-
-
-def test_costs_are_in_the_unit_of_a_stored_table_and_else_in_si(stored: Path) -> None:
-    costs = parse_costs([f"table:{stored}", "energy=analytical:haq"], CONTEXT)
-    assert costs.unit(Metric.LATENCY) is Unit.SECONDS
-    assert costs.unit(Metric.ENERGY) is Unit.JOULES
-    assert costs.unit(Metric.SIZE) is Unit.BYTES
-    cycles = replace(CostTable.read(stored), unit=Unit.CYCLES)
-    stored.write_text(cycles.to_json())
-    assert parse_costs([f"table:{stored}"], CONTEXT).unit(Metric.LATENCY) is Unit.CYCLES
 
 
 def test_the_reference_for_size_is_the_exact_float_file() -> None:
