@@ -17,7 +17,10 @@ from quantization.policy import PolicyBatch
 
 
 class CostModel(Protocol):
-    """What the search asks. Latency in seconds, energy in joules, size in bytes."""
+    """What the search asks. Latency in seconds, energy in joules, size in bytes.
+
+    A stored table answers in its own unit, which may be cycles.
+    """
 
     @property
     def name(self) -> str:
@@ -33,6 +36,7 @@ class CostModel(Protocol):
         Raises:
             BackendError: if the model does not price `metric`.
             TableError: if it only knows another network.
+            UnsupportedChoiceError: if it only knows other choices.
         """
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
@@ -109,7 +113,8 @@ def unit_of(
 
     Raises:
         BackendError: if the model does not price `metric`.
-        TableError: if it only knows another network, or not these choices.
+        TableError: if it only knows another network.
+        UnsupportedChoiceError: if it does not know these choices.
     """
     if isinstance(model, TableBackend):
         return model.table(network, choices, metric).unit

@@ -49,6 +49,18 @@ def total(table: CostTable, network: Network, policies: PolicyBatch) -> FloatArr
     return costs
 
 
+def uniform_totals(table: CostTable, network: Network) -> FloatArray:
+    """Return what the policy costs that gives every layer the same choice, (K,).
+
+    In the table's unit; infinite where a layer does not support the choice.
+
+    Raises:
+        TableError: if the table is of another network.
+    """
+    index = np.repeat(np.arange(len(table.choices), dtype=np.uint8)[:, None], len(table.layers), 1)
+    return priced_network(table, network).price(index)
+
+
 @lru_cache(maxsize=32)
 def priced_network(table: CostTable, network: Network) -> "PricedNetwork":
     """Return the compiled form of `table` (kept for the most recent tables).

@@ -30,7 +30,8 @@ class TableReplay(TableBackend):
 
         Raises:
             BackendError: if it holds another metric.
-            TableError: if it is of another network or lacks a choice.
+            TableError: if it is of another network.
+            UnsupportedChoiceError: if it lacks a choice.
         """
         self.require(metric)
         self._table.check(network)

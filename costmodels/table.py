@@ -28,7 +28,7 @@ from costmodels.cells import (
     select,
 )
 from costmodels.context import Context
-from costmodels.errors import TableError
+from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.units import UNITS, Metric, Unit
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
 from quantization.network import Network
@@ -36,6 +36,8 @@ from quantization.network import Network
 __all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
 
 VERSION = 1
+_NAMED = 12
+"""Choices that a message names at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +182,18 @@ class CostTable:
         """Return the table of `choices` only, in that order.
 
         Raises:
-            TableError: if a choice is not in the table.
+            UnsupportedChoiceError: if a choice is not in the table.
         """
         if tuple(choices) == self.choices:
             return self
         missing = [str(c) for c in choices if c not in self.choices]
         if missing:
-            held = ", ".join(map(str, self.choices))
-            raise TableError(f"the table holds no {', '.join(missing)}; it holds {held}")
+            held = ", ".join(map(str, self.choices[:_NAMED]))
+            more = len(self.choices) - _NAMED
+            held += f" and {more} more" if more > 0 else ""
+            raise UnsupportedChoiceError(
+                f"the table holds no {', '.join(missing)}; it holds {held}"
+            )
         columns = [self.choices.index(c) for c in choices]
         kept = [self.formats.index(f) for f in formats_of(choices)]
         once = self.once

@@ -3,8 +3,10 @@
 import enum
 import math
 import re
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from costmodels.errors import CostError
 from quantization.errors import BudgetError
 
 
@@ -36,38 +38,82 @@ SI_UNIT: dict[Metric, Unit] = {
     Metric.SIZE: Unit.BYTES,
 }
 
+METRIC_OF: dict[Unit, Metric] = {unit: metric for metric in Metric for unit in UNITS[metric]}
+EXAMPLES: dict[Unit, str] = {
+    Unit.SECONDS: "8ms",
+    Unit.JOULES: "2mJ",
+    Unit.BYTES: "4MB",
+    Unit.CYCLES: "20Mcycles",
+}
+"""A quantity in each unit, as people write it."""
+
 _SMALL = {"": 1.0, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1e-9, "p": 1e-12}
-_BYTES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_LARGE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
+_PREFIXES: dict[Unit, dict[str, float]] = {
+    Unit.SECONDS: _SMALL,
+    Unit.JOULES: _SMALL,
+    Unit.BYTES: {**_LARGE, "K": 1e3, **_BINARY},
+    Unit.CYCLES: _LARGE,
+}
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)")
+_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?=(?:\.[0-9]+)?\s*cycles)")
 _GREEK_MU = "\N{GREEK SMALL LETTER MU}"
 
 
-def parse_quantity(text: str, metric: Metric) -> float:
+def parse_quantity(text: str, metric: Metric) -> tuple[float, Unit]:
     """Read a quantity such as ``8ms``, ``2mJ``, ``4MB`` (10^6 bytes) or ``4MiB`` (2^20 bytes).
 
+    Cycles are read as they are printed, with commas, or with a prefix: ``20Mcycles``.
+
     Returns:
-        The value in the SI unit of `metric` (seconds, joules, bytes).
+        The value, and the unit without prefix that it is in: a unit of `metric`.
 
     Raises:
         BudgetError: if the text is no positive quantity with a unit of that metric.
 
-    >>> parse_quantity("4MB", Metric.SIZE), parse_quantity("4MiB", Metric.SIZE)
-    (4000000.0, 4194304.0)
+    >>> parse_quantity("4MiB", Metric.SIZE), parse_quantity("20,000,000 cycles", Metric.LATENCY)
+    ((4194304.0, <Unit.BYTES: 'B'>), (20000000.0, <Unit.CYCLES: 'cycles'>))
     """
-    match = _QUANTITY.fullmatch(text.strip().replace(_GREEK_MU, "µ"))
-    unit = SI_UNIT[metric].value
-    prefixes = {**_BYTES, **_BINARY} if metric is Metric.SIZE else _SMALL
-    if match is not None and match[2].endswith(unit):
-        factor = prefixes.get(match[2].removesuffix(unit))
-        value = float(match[1]) * (factor or 0.0)
+    plain = _GROUPED.sub(lambda number: number[0].replace(",", ""), text.strip())
+    match = _QUANTITY.fullmatch(plain.replace(_GREEK_MU, "µ"))
+    read = None if match is None else _read_unit(match[2], UNITS[metric])
+    if match is not None and read is not None:
+        unit, factor = read
+        value = float(match[1]) * factor
         if 0 < value < math.inf:
-            return value
-    example = {Metric.LATENCY: "8ms", Metric.ENERGY: "2mJ", Metric.SIZE: "4MB"}[metric]
+            return value, unit
     raise BudgetError(
-        f"{text!r} is no {metric.value}; write a positive number with unit, such as {example} "
-        "(or 0.7x, of the float model)"
+        f"{text!r} is no {metric.value}; write a positive number with unit, such as "
+        f"{EXAMPLES[SI_UNIT[metric]]} (or 0.7x, of the float model)"
     )
+
+
+def parse_unit(text: str) -> tuple[Unit, float]:
+    """Read a unit, with or without a prefix, such as ``ms``, ``J`` or ``cycles``.
+
+    Returns:
+        The unit without prefix, and what a value in the given unit is multiplied by.
+
+    Raises:
+        CostError: if the text is no unit.
+
+    >>> parse_unit("us")
+    (<Unit.SECONDS: 's'>, 1e-06)
+    """
+    read = _read_unit(text.strip().replace(_GREEK_MU, "µ"), Unit)
+    if read is None:
+        raise CostError(f"{text!r} is no unit; write for example cycles, s, ms, us or mJ")
+    return read
+
+
+def _read_unit(text: str, units: Iterable[Unit]) -> tuple[Unit, float] | None:
+    """Return which of `units` a text names, and the factor of its prefix."""
+    for unit in units:
+        factor = _PREFIXES[unit].get(text.removesuffix(unit.value))
+        if factor is not None and text.endswith(unit.value):
+            return unit, factor
+    return None
 
 
 def parse_duration(text: str) -> float:

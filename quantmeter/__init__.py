@@ -1,10 +1,11 @@
-"""The front door: three verbs and two checks, the command line and the report page.
+"""The front door: three verbs, two checks and an import, the command line and the report page.
 
-    quantmeter.calibrate(...)   cost tables for a device
-    quantmeter.search(...)      bits within budgets
-    quantmeter.benchmark(...)   exported policies, timed
-    quantmeter.drift(...)       whether a measured table still holds
-    quantmeter.compare(...)     cost backends beside each other, against measured latency
+    quantmeter.calibrate(...)      cost tables for a device
+    quantmeter.search(...)         bits within budgets
+    quantmeter.benchmark(...)      exported policies, timed
+    quantmeter.drift(...)          whether a measured table still holds
+    quantmeter.compare(...)        cost backends beside each other, against measured latency
+    quantmeter.import_table(...)   cost tables that others published
 
 Nothing heavy is imported before a verb is called.
 """
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
     from quantmeter.calibrating import calibrate
     from quantmeter.comparing import compare
     from quantmeter.drifting import drift
+    from quantmeter.importing import import_table
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "compare", "drift", "search"]
+__all__ = ["benchmark", "calibrate", "compare", "drift", "import_table", "search"]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
     "compare": "quantmeter.comparing",
     "drift": "quantmeter.drifting",
+    "import_table": "quantmeter.importing",
     "search": "quantmeter.searching",
 }
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
-from costmodels.units import Metric
+from costmodels.model import unit_of
+from costmodels.units import Metric, Unit
 from hil.audit import Audit, audit
 from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_until
 from hil.conditions import Conditions, advice
@@ -18,7 +20,7 @@ from hil.timing import Ratio
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
 from quantization.errors import PolicyError
-from quantization.policy import Policy
+from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import batches
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
@@ -37,8 +39,10 @@ class Benchmarked:
         name: the path as typed, or ``float``, or bit-widths.
         policy: what was asked for.
         to_float: paired comparison with the float network, with its 95 % interval; the raw samples.
-        predicted_s: what the cost model predicts for p10, in seconds; None without a model.
-        predicted_ratio_to_float: the same over its prediction for the float network.
+        predicted_s: what the cost model predicts for p10, in seconds; None without a model, or if
+            it prices cycles.
+        predicted_ratio_to_float: its prediction over that for the float network; None without a
+            model, or if it does not price the float network.
         accuracy: on the test images, by running the file; None without data.
         audit: of the file.
     """
@@ -159,6 +163,7 @@ def benchmark(
         progress: called with the share done and what is being done.
 
     Raises:
+        BackendError: if the cost model predicts nothing that is measured here.
         CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
@@ -242,9 +247,23 @@ def _predict(
 ) -> dict[str, tuple[float | None, float | None]]:
     if costs is None or Metric.LATENCY not in costs.models:
         return dict.fromkeys(asked, (None, None))
-    totals = costs.total(bench.network, list(asked.values()), Metric.LATENCY)
+    model, policies = costs.model(Metric.LATENCY), list(asked.values())
+    totals = costs.total(bench.network, policies, Metric.LATENCY)
     base = costs.float_total(bench.network, Metric.LATENCY)
-    return {name: (float(t), float(t) / base) for name, t in zip(asked, totals, strict=True)}
+    choices = PolicyBatch.of(bench.network, policies).choices
+    unit = unit_of(model, bench.network, choices, Metric.LATENCY)
+    if base is None and unit is not Unit.SECONDS:
+        raise BackendError(
+            f"{model.name} is in {unit.value} and does not price the float network: it predicts "
+            "nothing that is measured here; leave it out"
+        )
+    return {
+        name: (
+            float(t) if unit is Unit.SECONDS else None,
+            None if base is None else float(t) / base,
+        )
+        for name, t in zip(asked, totals, strict=True)
+    }
 
 
 def read_policies(paths: Sequence[str | Path]) -> dict[str, Policy]:

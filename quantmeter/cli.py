@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import io
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ COMMANDS = (
         "cost",
         "calibrate",
         "drift",
+        "import",
         "compare",
         "search",
         "export",
@@ -46,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"quantmeter.commands.{name}").add_parser(subparsers)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        importlib.import_module(f"quantmeter.commands.{module}").add_parser(subparsers)
     return parser
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from costmodels.errors import BackendError
+from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext, CostModel
 from costmodels.pricing import total
 from costmodels.registry import backend
@@ -18,7 +18,7 @@ from quantization.policy import Policy, PolicyBatch
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """A cost model for each metric that is priced; size is always the exporter's own."""
+    """A cost model for each metric that is priced; size is the exporter's own, or not priced."""
 
     models: Mapping[Metric, CostModel]
 
@@ -31,44 +31,53 @@ class Costs:
         try:
             return self.models[metric]
         except KeyError:
-            examples = {
-                Metric.LATENCY: "--cost table:TABLE.json or --cost ort",
-                Metric.ENERGY: "--cost energy=analytical:haq",
+            advice = {
+                Metric.LATENCY: "add --cost table:TABLE.json or --cost ort",
+                Metric.ENERGY: "add --cost energy=analytical:haq",
+                Metric.SIZE: "it is the exported file's, and --no-export means that there is none",
             }
-            raise BackendError(
-                f"nothing prices {metric.value}; add {examples.get(metric, '')}"
-            ) from None
+            raise BackendError(f"nothing prices {metric.value}; {advice[metric]}") from None
 
     def tables(self, network: Network, choices: Sequence[BitWidths]) -> dict[Metric, CostTable]:
         """Return the table of every metric, over `choices`."""
         return {m: model.table(network, choices, m) for m, model in self.models.items()}
 
     def total(self, network: Network, policies: Sequence[Policy], metric: Metric) -> FloatArray:
-        """Return the cost of each policy, (P,), in SI units."""
+        """Return the cost of each policy, (P,), in the unit of its model (`unit_of`)."""
         return self.model(metric).total(network, PolicyBatch.of(network, policies), metric)
 
-    def float_total(self, network: Network, metric: Metric) -> float:
-        """Return the cost of the float network, as `total` answers it."""
-        return float(self.total(network, [Policy.uniform(network, FLOAT32)], metric)[0])
+    def float_total(self, network: Network, metric: Metric) -> float | None:
+        """Return the cost of the float network, as `total` answers it.
 
-    def float_reference(self, network: Network, metric: Metric) -> float:
+        None where the model does not price it: published tables often hold integers alone.
+        """
+        try:
+            return float(self.total(network, [Policy.uniform(network, FLOAT32)], metric)[0])
+        except UnsupportedChoiceError:
+            return None
+
+    def float_reference(self, network: Network, metric: Metric) -> float | None:
         """Return the cost of the float network that relative budgets of a search refer to.
 
         It comes from the table, as every cost of a search does: a backend that measures would
-        otherwise compare a table with a later measurement. Size is that of the exact file.
+        otherwise compare a table with a later measurement. Size is that of the exact file. None
+        where the model does not price the float network.
         """
         if metric is Metric.SIZE:
             return self.float_total(network, metric)
-        table = self.model(metric).table(network, (FLOAT32,), metric)
         batch = PolicyBatch.of(network, [Policy.uniform(network, FLOAT32)])
-        return float(total(table, network, batch)[0])
+        try:
+            table = self.model(metric).table(network, (FLOAT32,), metric)
+            return float(total(table, network, batch)[0])
+        except UnsupportedChoiceError:
+            return None
 
 
-def parse_costs(texts: Sequence[str], context: BackendContext) -> Costs:
+def parse_costs(texts: Sequence[str], context: BackendContext, *, exported: bool = True) -> Costs:
     """Read ``--cost`` values: a backend, or ``METRIC=`` and a backend.
 
     Without ``METRIC=``, a backend prices every metric that it can and that nothing else was named
-    for, size excepted.
+    for, size excepted. Without an exported file, nothing has a size.
 
     Raises:
         BackendError: for an unknown backend or metric, or two backends for one metric.
@@ -95,7 +104,7 @@ def parse_costs(texts: Sequence[str], context: BackendContext) -> Costs:
                     f"two backends for {metric.value}; name one: --cost {metric.value}=BACKEND"
                 )
             found[metric] = model
-    return Costs({**found, Metric.SIZE: ExportedSize()})
+    return Costs({**found, Metric.SIZE: ExportedSize()} if exported else found)
 
 
 def _metric_of(text: str) -> tuple[Metric | None, str]:

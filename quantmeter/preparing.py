@@ -1,13 +1,17 @@
 """What every search stands on: priced choices, budgets, sensitivities and an accuracy oracle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodels.units import SI_UNIT
+from costmodels.errors import UnsupportedChoiceError
+from costmodels.pricing import uniform_totals
+from costmodels.table import CostTable
+from costmodels.units import EXAMPLES, Metric, format_quantity
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, QuantmeterError
+from quantization.network import Network
 from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantization.ranges import RANGE_METHODS
 from quantmeter.costs import Costs
@@ -106,22 +110,60 @@ def prepare(
     for budget in budgets:
         costs.model(budget.metric)
     tables = costs.tables(network, tuple(choices))
-    for budget in budgets:
-        unit = tables[budget.metric].unit
-        if not budget.relative and unit is not SI_UNIT[budget.metric]:
-            raise BudgetError(
-                f"{budget} cannot be compared with a table in {unit.value}; "
-                f"give a fraction of float, such as {budget.metric.value}=0.7x"
-            )
-    limits = {
-        b.metric: b.resolve(costs.float_reference(network, b.metric) if b.relative else 0.0)
-        for b in budgets
-    }
+    limits = {b.metric: _limit(b, tables[b.metric], network, costs) for b in budgets}
     shape = (len(network.layers), len(choices))
     tied = network.tied(ties) if ties else network
-    flat = Problem(tied, tuple(choices), tables, limits, np.zeros(shape))
-    solve(flat)  # fails early, with the minimum reachable, if the budgets cannot be met
+    try:  # fails early, with the minimum reachable, if the budgets cannot be met
+        solve(Problem(tied, tuple(choices), tables, limits, np.zeros(shape)))
+    except (BudgetError, UnsupportedChoiceError) as error:
+        raise type(error)(f"{error}{_not_exported(tables)}") from None
     sensitivity = measure_sensitivity(bench.simulation, choices, images, labels, progress)
     problem = Problem(tied, tuple(choices), tables, limits, sensitivity.kl)
     oracle = PostTrainingOracle(bench.simulation, images, labels)
     return Prepared(bench, costs, problem, sensitivity, oracle)
+
+
+def _limit(budget: BudgetRequest, table: CostTable, network: Network, costs: Costs) -> float:
+    """Return the most that a metric may cost, in the unit of its table.
+
+    Raises:
+        BudgetError: if the budget is in another unit, or a fraction of what the table does not
+            price; says what the table prices instead.
+    """
+    if not budget.relative:
+        if budget.unit is table.unit:
+            return budget.value
+        problem = f"cannot be compared with a table in {table.unit.value}"
+    else:
+        reference = costs.float_reference(network, budget.metric)
+        if reference is not None:
+            return budget.resolve(reference)
+        problem = "is a fraction of the float model, which its table does not price"
+    example = f"{budget.metric.value}={EXAMPLES[table.unit]}"
+    raise BudgetError(
+        f"{budget} {problem}; write for example {example}{_dearest_uniform(table, network)}"
+    )
+
+
+def _not_exported(tables: Mapping[Metric, CostTable]) -> str:
+    """Say which choices are masked only because they cannot be exported; "" if none."""
+    size = tables.get(Metric.SIZE)
+    others = [table for metric, table in tables.items() if metric is not Metric.SIZE]
+    if size is None or not others:
+        return ""
+    priced = np.logical_and.reduce([table.supported for table in others])
+    masked = priced.any(0) & ~size.supported.any(0)
+    names = [str(bits) for bits, only in zip(size.choices, masked, strict=True) if only]
+    if not names:
+        return ""
+    return f"; {', '.join(names)} cannot be exported here: --no-export allows what is for elsewhere"
+
+
+def _dearest_uniform(table: CostTable, network: Network) -> str:
+    """Say what the dearest uniform policy costs; "" where the table supports none."""
+    totals = uniform_totals(table, network)
+    if not np.isfinite(totals).any():
+        return ""
+    dearest = int(np.where(np.isfinite(totals), totals, -np.inf).argmax())
+    cost = format_quantity(float(totals[dearest]), table.unit)
+    return f" (uniform {table.choices[dearest]} costs {cost})"

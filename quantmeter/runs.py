@@ -28,7 +28,8 @@ class Found:
         gap: proxy loss over the exact optimum, less 1; None if the optimum is 0.
         search_accuracy: on the search part, simulated.
         test_accuracy: on the held-out part, with its interval; None until it is reported.
-        costs: in each metric by the tables that were searched, in their units; size is exact.
+        costs: in each metric by the tables that were searched, in their units; size, if the policy
+            is to be exported, is exact.
         feasible: whether every budget is met.
         log: figures of the method.
     """
@@ -72,8 +73,9 @@ def describe(
     policy = prepared.policy(index)
     loss = float(problem.proxy_loss(index[None])[0])
     priced = {metric: float(cost[0]) for metric, cost in problem.costs(index[None]).items()}
-    [size] = prepared.costs.total(prepared.bench.network, [policy], Metric.SIZE)
-    priced[Metric.SIZE] = float(size)
+    if Metric.SIZE in priced:
+        [size] = prepared.costs.total(prepared.bench.network, [policy], Metric.SIZE)
+        priced[Metric.SIZE] = float(size)
     return Found(
         name,
         policy,

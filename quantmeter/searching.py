@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.errors import BudgetError, PolicyError, QuantmeterError, did_you_mean
@@ -155,6 +156,7 @@ def search(
     seconds: float = 60.0,
     seed: int = 0,
     store: Path | None = None,
+    exported: bool = True,
     out: str | Path | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchReport:
@@ -176,6 +178,8 @@ def search(
         seconds: wall time of a measuring backend.
         seed: of split and search.
         store: file of the measurements that a measuring backend keeps; None keeps none.
+        exported: whether the policy is to be exported. If not, as for other hardware, choices that
+            ONNX Runtime cannot run are allowed too, and nothing has a size.
         out: folder for ``policy.json``, ``trials.jsonl`` and ``result.json``; None writes nothing.
         progress: called with the share done and what is being done.
 
@@ -200,7 +204,9 @@ def search(
         store=store,
         progress=progress,
     )
-    costs = parse_costs(cost, context)
+    costs = parse_costs(cost, context, exported=exported)
+    if not costs.models:
+        raise BackendError("nothing is priced; name what prices the latency or energy: --cost")
     folder = None if out is None else Path(out)
     if folder is not None:
         require_folder(folder)  # says at once that it cannot be written to

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -18,6 +19,10 @@ from quantmeter.commands.options import (
     table,
 )
 
+if TYPE_CHECKING:
+    from quantization.network import Network
+    from quantization.policy import Policy
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
@@ -33,7 +38,11 @@ def add_parser(subparsers: Subparsers) -> None:
         required=True,
         help="size needs no --cost: it is the exported file's",
     )
-    parser.add_argument("--policy", metavar="POLICY.json", help="default: every layer float32")
+    parser.add_argument(
+        "--policy",
+        metavar="POLICY.json",
+        help="or bits for every layer such as w8a8 (default w32a32)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     from costmodels.pricing import total
     from costmodels.units import Metric, format_quantity, parse_duration
     from quantization.formats import formats
-    from quantization.policy import Policy, PolicyBatch
+    from quantization.policy import PolicyBatch
     from quantization.reading import read_network
     from quantmeter.costs import parse_costs
 
     metric = Metric(arguments.metric)
     network = read_network(arguments.model)
-    policy = Policy.read(arguments.policy) if arguments.policy else Policy({})
+    policy = _policy(arguments.policy, network)
     batch = PolicyBatch.of(network, [policy])
     with progress_bar("pricing") as progress:
         seconds = parse_duration(arguments.time)
@@ -133,3 +142,18 @@ def run(arguments: argparse.Namespace) -> int:
     for note in notes:
         out.print(f"note: {note}")
     return 0
+
+
+def _policy(text: str | None, network: "Network") -> "Policy":
+    """Return the policy of a file, or the one that gives every layer the bits that `text` names."""
+    from quantization.bits import BitWidths
+    from quantization.errors import BitWidthError
+    from quantization.policy import Policy
+
+    if text is None:
+        return Policy({})
+    try:
+        bits = BitWidths.parse(text)
+    except BitWidthError:
+        return Policy.read(text)
+    return Policy.uniform(network, bits)

@@ -38,7 +38,8 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="METRIC=VALUE",
-        help="such as latency=0.7x (of the float model), latency=8ms, size=2MB; repeat for several",
+        help="such as latency=0.7x (of the float model), latency=8ms, latency=20Mcycles, size=2MB; "
+        "repeat for several",
     )
     parser.add_argument(
         "--method",
@@ -67,6 +68,12 @@ def add_parser(subparsers: Subparsers) -> None:
         default="minmax",
         choices=("minmax", "percentile", "mse"),
         help="how activation ranges are chosen (default minmax); the policy file carries it",
+    )
+    parser.add_argument(
+        "--no-export",
+        action="store_true",
+        help="the policy is for other hardware, which a table prices: allow what ONNX Runtime "
+        "cannot run, such as w4a4, and price no size",
     )
     add_time(parser)
     add_store(parser)
@@ -97,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
             store=store_of(arguments),
+            exported=not arguments.no_export,
             out=arguments.out,
             progress=progress,
         )
@@ -129,6 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{format_quantity(budget['limit'], unit)}"
         )
     out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
+    if arguments.no_export:
+        return 0
     # With the same seed: another split would test on images that the search saw.
     given = ["--data", arguments.data, "--seed", str(arguments.seed)]
     words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json", *given]

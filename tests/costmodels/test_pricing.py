@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.errors import TableError, UnsupportedChoiceError
-from costmodels.pricing import PricedNetwork, total
+from costmodels.pricing import PricedNetwork, total, uniform_totals
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.testing import reference_total
@@ -209,3 +209,20 @@ def test_policies_of_other_layers_are_never_priced_by_position() -> None:
     turned = PolicyBatch(batch.layers[::-1], batch.choices, batch.index)
     with pytest.raises(TableError, match="not of the layers"):
         total(table, network, turned)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, steps=st.integers(0, 15), choices=CHOICE_SETS)
+def test_uniform_totals_are_those_of_uniform_policies(
+    seed: int, steps: int, choices: tuple[BitWidths, ...]
+) -> None:
+    network = random_network(seed, steps)
+    table = random_table(network, choices, seed, unsupported=0.05)
+    for bits, found in zip(choices, uniform_totals(table, network).tolist(), strict=True):
+        try:
+            [expected] = total(
+                table, network, PolicyBatch.of(network, [Policy.uniform(network, bits)])
+            )
+        except UnsupportedChoiceError:
+            expected = math.inf
+        assert found == expected

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.context import Context
-from costmodels.errors import TableError
+from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.pricing import total
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, Once, Provenance
@@ -148,7 +148,7 @@ def test_restricting_keeps_the_cells_of_the_choices_in_their_order() -> None:
 
 
 def test_restricting_to_a_choice_that_is_not_held_names_it() -> None:
-    with pytest.raises(TableError, match=r"holds no w3a8; it holds w4a4, w8a8"):
+    with pytest.raises(UnsupportedChoiceError, match=r"holds no w3a8; it holds w4a4, w8a8"):
         awkward_table(example_network()).restrict(parse_choices("w3a8"))
 
 

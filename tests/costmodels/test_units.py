@@ -6,7 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from costmodels.errors import CostError
 from costmodels.units import (
+    EXAMPLES,
+    METRIC_OF,
     SI_UNIT,
     UNITS,
     Metric,
@@ -15,6 +18,7 @@ from costmodels.units import (
     format_quantity,
     parse_duration,
     parse_quantity,
+    parse_unit,
 )
 from quantization.errors import BudgetError
 
@@ -37,12 +41,35 @@ from quantization.errors import BudgetError
     ],
 )
 def test_a_quantity_is_read_in_si(text: str, metric: Metric, value: float) -> None:
-    assert parse_quantity(text, metric) == pytest.approx(value, rel=1e-12)
+    found, unit = parse_quantity(text, metric)
+    assert found == pytest.approx(value, rel=1e-12)
+    assert unit is SI_UNIT[metric]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("20000000cycles", 2e7),
+        ("20 Mcycles", 2e7),
+        ("1.5kcycles", 1500),
+        ("2e7 cycles", 2e7),
+        ("39,624,933 cycles", 39_624_933),
+        ("39,624,933cycles", 39_624_933),
+    ],
+)
+def test_cycles_are_read_as_people_and_tools_write_them(text: str, value: float) -> None:
+    assert parse_quantity(text, Metric.LATENCY) == (value, Unit.CYCLES)
 
 
 @pytest.mark.parametrize(
     ("text", "metric"),
     [
+        ("8cycles", Metric.ENERGY),
+        ("8mcycles", Metric.LATENCY),  # milli is never meant; mega is
+        ("8cycle", Metric.LATENCY),
+        ("1,5ms", Metric.LATENCY),
+        ("1,500ms", Metric.LATENCY),  # one and a half, or 1500?
+        ("1,50 cycles", Metric.LATENCY),
         ("8", Metric.LATENCY),
         ("8mJ", Metric.LATENCY),
         ("8ms", Metric.ENERGY),
@@ -105,30 +132,33 @@ def test_what_was_printed_reads_back_to_three_digits(value: float, metric: Metri
     printed = format_quantity(value, SI_UNIT[metric])
     number = printed.split()[0]
     assert len(number.replace(".", "").lstrip("0")) <= 3
-    assert math.isclose(parse_quantity(printed, metric), value, rel_tol=0.0051)
+    assert math.isclose(parse_quantity(printed, metric)[0], value, rel_tol=0.0051)
 
 
 @given(st.integers(1, 10**12))
 def test_printed_bytes_read_back_to_three_digits(size: int) -> None:
     printed = format_quantity(size, Unit.BYTES)
-    assert math.isclose(parse_quantity(printed, Metric.SIZE), size, rel_tol=0.0051)
+    assert math.isclose(parse_quantity(printed, Metric.SIZE)[0], size, rel_tol=0.0051)
 
 
 @given(
     st.floats(1e-12, 1e12),
-    st.sampled_from(list(Metric)),
+    st.sampled_from(list(Unit)),
     st.integers(1, 17),
 )
-@example(999_999.5, Metric.SIZE, 4)
-@example(0.00099996, Metric.LATENCY, 4)
-@example(239_093.0, Metric.SIZE, 17)
+@example(999_999.5, Unit.BYTES, 4)
+@example(0.00099996, Unit.SECONDS, 4)
+@example(239_093.0, Unit.BYTES, 17)
+@example(39_624_933.0, Unit.CYCLES, 3)
 def test_a_bound_reads_back_on_its_side_and_within_its_digits(
-    value: float, metric: Metric, digits: int
+    value: float, unit: Unit, digits: int
 ) -> None:
-    low, high = (
-        parse_quantity(format_bound(value, SI_UNIT[metric], digits=digits, upwards=up), metric)
+    read = [
+        parse_quantity(format_bound(value, unit, digits=digits, upwards=up), METRIC_OF[unit])
         for up in (False, True)
-    )
+    ]
+    assert {found for _, found in read} == {unit}
+    low, high = (bound for bound, _ in read)
     rounding = 1e-15
     assert low <= value * (1 + rounding)
     assert high >= value * (1 - rounding)
@@ -152,3 +182,33 @@ def test_a_bound_is_printed_rounded_upwards(value: float, unit: Unit, text: str)
 def test_every_metric_has_its_si_unit_among_its_units() -> None:
     assert set(SI_UNIT) == set(UNITS) == set(Metric)
     assert all(SI_UNIT[metric] in UNITS[metric] for metric in Metric)
+
+
+def test_every_unit_is_of_one_metric_and_has_an_example_that_is_read() -> None:
+    assert sum(len(units) for units in UNITS.values()) == len(METRIC_OF) == len(Unit)
+    assert {u: parse_quantity(text, METRIC_OF[u])[1] for u, text in EXAMPLES.items()} == {
+        unit: unit for unit in Unit
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "factor"),
+    [
+        ("s", Unit.SECONDS, 1.0),
+        (" ms ", Unit.SECONDS, 1e-3),
+        ("µs", Unit.SECONDS, 1e-6),
+        ("\N{GREEK SMALL LETTER MU}s", Unit.SECONDS, 1e-6),
+        ("pJ", Unit.JOULES, 1e-12),
+        ("cycles", Unit.CYCLES, 1.0),
+        ("Gcycles", Unit.CYCLES, 1e9),
+        ("KiB", Unit.BYTES, 1024.0),
+    ],
+)
+def test_a_unit_is_read_with_its_prefix(text: str, unit: Unit, factor: float) -> None:
+    assert parse_unit(text) == (unit, factor)
+
+
+@pytest.mark.parametrize("text", ["", "m", "M", "S", "Ms", "j", "mcycles", "cycle", "8ms", "x"])
+def test_what_is_no_unit_is_an_error_with_examples(text: str) -> None:
+    with pytest.raises(CostError, match="is no unit; write for example cycles, s, ms"):
+        parse_unit(text)

@@ -51,6 +51,13 @@ def test_size_is_always_priced_by_the_exporter() -> None:
     assert _names(parse_costs([], CONTEXT)) == {"size": "size"}
 
 
+def test_without_an_exported_file_nothing_has_a_size() -> None:
+    costs = parse_costs(["analytical:haq"], CONTEXT, exported=False)
+    assert _names(costs) == {"latency": "analytical:haq", "energy": "analytical:haq"}
+    with pytest.raises(BackendError, match="nothing prices size; it is the exported file's"):
+        costs.model(Metric.SIZE)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_named_metric_goes_before_a_general_backend_in_any_order(
     stored: Path, turned: bool
@@ -144,6 +151,16 @@ def test_relative_budgets_refer_to_the_table_and_not_to_a_later_measurement(
     assert costs.float_total(network, Metric.LATENCY) == 99.0
     expected = table.constant + table.unary.value[:, DEFAULT_CHOICES.index(BitWidths(32, 32))].sum()
     assert costs.float_reference(network, Metric.LATENCY) == pytest.approx(expected)
+
+
+def test_a_table_without_the_float_network_has_no_reference_and_not_one_of_zero(
+    stored: Path,
+) -> None:
+    table = CostTable.read(stored).restrict(parse_choices("w4a8,w8a8"))
+    stored.write_text(table.to_json())
+    costs, network = parse_costs([f"table:{stored}"], CONTEXT), example_network()
+    assert costs.float_total(network, Metric.LATENCY) is None
+    assert costs.float_reference(network, Metric.LATENCY) is None
 
 
 def test_the_reference_for_size_is_the_exact_float_file() -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodels.units import Metric
+from costmodels.units import UNITS, Metric, Unit
 from quantization.errors import BudgetError
 from search.budgets import BudgetRequest, parse_budget, parse_budgets
 
@@ -12,6 +12,9 @@ from search.budgets import BudgetRequest, parse_budget, parse_budgets
     [
         ("latency=0.7x", BudgetRequest(Metric.LATENCY, 0.7, relative=True)),
         ("latency=8ms", BudgetRequest(Metric.LATENCY, 0.008)),
+        ("latency=8ms", BudgetRequest(Metric.LATENCY, 0.008, unit=Unit.SECONDS)),
+        ("latency=20Mcycles", BudgetRequest(Metric.LATENCY, 2e7, unit=Unit.CYCLES)),
+        ("latency=20,000,000 cycles", BudgetRequest(Metric.LATENCY, 2e7, unit=Unit.CYCLES)),
         ("size=2MB", BudgetRequest(Metric.SIZE, 2e6)),
         ("size = 2 MiB", BudgetRequest(Metric.SIZE, 2.0**21)),
         ("energy=2mJ", BudgetRequest(Metric.ENERGY, 0.002)),
@@ -30,6 +33,7 @@ def test_budgets_are_read_as_people_write_them(text, expected):
         ("latncy=8ms", "did you mean 'latency'"),
         ("latency=8", "8ms"),
         ("latency=8MB", "8ms"),
+        ("energy=8Mcycles", "2mJ"),
         ("size=2mB", "4MB"),
         ("latency=-1x", "8ms"),
         ("latency=0x", "not positive"),
@@ -49,11 +53,20 @@ def test_what_is_no_budget_is_one_clear_line(text, hint):
 @given(
     st.sampled_from(Metric),
     st.floats(min_value=1e-300, max_value=1e300, allow_subnormal=False),
-    st.booleans(),
+    st.data(),
 )
-def test_a_printed_budget_is_read_back(metric, value, relative):
-    budget = BudgetRequest(metric, value, relative)
+def test_a_printed_budget_is_read_back(metric, value, data):
+    unit = data.draw(st.sampled_from([None, *sorted(UNITS[metric])]))
+    budget = BudgetRequest(metric, value, relative=unit is None, unit=unit)
+    assert budget.unit is unit
     assert parse_budget(str(budget)) == budget
+
+
+def test_a_budget_has_a_unit_of_its_metric_or_is_a_fraction():
+    with pytest.raises(BudgetError, match="energy is not measured in cycles"):
+        BudgetRequest(Metric.ENERGY, 1.0, unit=Unit.CYCLES)
+    with pytest.raises(BudgetError, match="a fraction of the float model is not in s"):
+        BudgetRequest(Metric.LATENCY, 0.7, relative=True, unit=Unit.SECONDS)
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-9, 1e9))

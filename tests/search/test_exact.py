@@ -211,10 +211,10 @@ def followed(given: Problem) -> tuple[str, Problem]:
     budgets = dict(given.budgets)
     if advice := re.search(rf"raise ((?:\w+ to {QUANTITY}(?: and )?)+)$", message):
         for name, text in re.findall(rf"(\w+) to ({QUANTITY})", advice[1]):
-            budgets[Metric(name)] = parse_quantity(text, Metric(name))
+            budgets[Metric(name)] = parse_quantity(text, Metric(name))[0]
     else:
         found = re.match(rf"(\w+) budget .* the minimum reachable is ({QUANTITY})$", message)
-        budgets[Metric(found[1])] = parse_quantity(found[2], Metric(found[1]))
+        budgets[Metric(found[1])] = parse_quantity(found[2], Metric(found[1]))[0]
     return message, Problem(given.network, given.choices, given.tables, budgets, given.loss)
 
 
@@ -246,7 +246,7 @@ def test_a_minimum_just_above_the_budget_is_printed_with_the_digits_that_tell_th
     free = problem(chain(), 0, {Metric.LATENCY: 1.0})
     given = with_budgets(free, {Metric.LATENCY: least(free, Metric.LATENCY) * (1 - 1e-7)})
     message, _ = followed(given)
-    budget, smallest = (parse_quantity(q, Metric.LATENCY) for q in re.findall(QUANTITY, message))
+    budget, smallest = (parse_quantity(q, Metric.LATENCY)[0] for q in re.findall(QUANTITY, message))
     assert budget <= given.budgets[Metric.LATENCY] < smallest
 
 
@@ -310,7 +310,7 @@ def test_a_minimum_that_the_time_did_not_prove_is_not_called_the_minimum(monkeyp
         rf"cannot be met; ({QUANTITY}) is reachable, not proven to be the minimum within 5 s",
         message,
     )
-    solve(with_budgets(given, {Metric.LATENCY: parse_quantity(found[1], Metric.LATENCY)}))
+    solve(with_budgets(given, {Metric.LATENCY: parse_quantity(found[1], Metric.LATENCY)[0]}))
 
 
 def test_a_budget_is_known_to_be_out_of_reach_even_if_no_minimum_was_found_in_time(monkeypatch):
