@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from costmodels.calibrated.device_model import DeviceModel
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.presets import PRESETS, Preset
@@ -56,12 +57,19 @@ class Analytical(TableBackend):
 
 
 def create(argument: str, context: BackendContext) -> Analytical:
-    """Price by published numbers: ``analytical:haq`` or ``analytical:horowitz``.
+    """Price by published numbers, ``analytical:haq``, or by those fitted to a device.
+
+    ``analytical:DEVICE.json`` takes the closed formula that `quantmeter calibrate` fitted to a
+    device beside its model: a rival to compare with.
 
     Raises:
-        BackendError: if there is none; names close matches.
+        BackendError: if there is no such preset; names close matches.
+        TableError: if the file holds no calibrated device.
     """
     del context  # a formula needs nothing else
+    if argument.endswith(".json"):
+        device = DeviceModel.read(argument)
+        return Analytical(device.textbook.preset(argument, device.device.cpu))
     if argument not in PRESETS:
         raise BackendError(
             f"no analytical preset {argument!r}{did_you_mean(argument, PRESETS)}; "

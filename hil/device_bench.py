@@ -1,19 +1,28 @@
 """Measures a device for `hil.device_calibration`: worker, store and the device's own limits."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from costmodels.calibrated.device_model import DeviceModel
 from costmodels.calibrated.limits import Limits
+from costmodels.calibrated.transfer import transferred
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
-from hil.bench import Bench, MemoryStore, RecordStore
+from hil.bench import Bench, MemoryStore
 from hil.device import detect
-from hil.device_calibration import Measured, fit_device, measure_probes
+from hil.device_calibration import (
+    Measure,
+    Measured,
+    fit_device,
+    measure_probes,
+    samples_of,
+    transfer_jobs,
+)
 from hil.limits import limits_of
 from hil.ort import recorded_options
-from hil.probe_timer import LimitsJob, ProbeJob, ProbeSetup, limits_subject, subject
-from hil.records import Record
+from hil.probe_timer import LimitsJob, ProbeSetup, limits_subject, subject
 from hil.store import Store
 from hil.worker import Worker
 from quantization.deployment import ExportOptions
@@ -41,43 +50,69 @@ def measure_device(context: BackendContext) -> DeviceReadings:
         BackendError: if the time was too short.
         StoreError: if the store cannot be used.
     """
-    device = detect()
-    options = ExportOptions(weight_method="minmax", pack=False, reduce_range=device.saturates)
-    setup = ProbeSetup(options, context.threads)
-    store: RecordStore = MemoryStore()
-    kept = None if context.store is None else Store(context.store, device)
-    try:
-        with Worker("hil.probe_timer:ProbeTimer", setup, limit_s=_LIMIT_S) as worker:
-            bench = Bench(worker, kept or store)
-            found = bench.take(limits_subject(setup), LimitsJob())
-            if found.failure is not None:
-                raise BackendError(f"the device could not be measured: {found.failure.text}")
-            limits = limits_of(found)
-
-            def measure(job: ProbeJob) -> Record:
-                return bench.take(subject(setup, job), job)
-
-            measured = measure_probes(
-                measure,
-                limits,
-                seconds=context.seconds,
-                seed=context.seed,
-                progress=context.progress,
-            )
-    finally:
-        if kept is not None:
-            kept.close()
+    with _measuring(context) as (limits, measure):
+        measured = measure_probes(
+            measure,
+            limits,
+            seconds=context.seconds,
+            seed=context.seed,
+            progress=context.progress,
+        )
     return DeviceReadings(limits, measured)
 
 
-def calibrate_device(context: BackendContext) -> DeviceModel:
-    """Measure this machine and fit a model of any network to it.
+def fit_readings(readings: DeviceReadings, context: BackendContext) -> DeviceModel:
+    """Fit a model of any network to what this machine was measured to do.
 
     Raises:
-        BackendError: if the time was too short, or scikit-learn is not installed.
+        BackendError: if too little was measured, or scikit-learn is not installed.
+    """
+    model = fit_device(readings.measured, detect(), context.threads, readings.limits, context.seed)
+    return _stamped(model, context)
+
+
+def transfer_device(model: DeviceModel, probes: int, context: BackendContext) -> DeviceModel:
+    """Measure a few probes on this machine and rescale another device's model to it.
+
+    Args:
+        model: of another device, or of other threads.
+        probes: how many.
+        context: threads, seed, store.
+
+    Raises:
+        BackendError: if too few probes could be measured.
         StoreError: if the store cannot be used.
     """
-    readings = measure_device(context)
-    model = fit_device(readings.measured, detect(), context.threads, readings.limits, context.seed)
-    runtime = recorded_options(context.threads)
-    return replace(model, source={**model.source, "created_s": time.time(), "runtime": runtime})
+    samples = []
+    with _measuring(context) as (_, measure):
+        for position, job in enumerate(transfer_jobs(context.seed, probes)):
+            context.progress(position / probes, f"{position} probes timed")
+            record = measure(job)
+            if record.failure is None:
+                samples += samples_of(job, record)
+    found = transferred(model, samples, detect(), context.threads)
+    return _stamped(found, context)
+
+
+@contextmanager
+def _measuring(context: BackendContext) -> Iterator[tuple[Limits, Measure]]:
+    """What times probes on this machine, and its limits."""
+    device = detect()
+    options = ExportOptions(weight_method="minmax", pack=False, reduce_range=device.saturates)
+    setup = ProbeSetup(options, context.threads)
+    kept = None if context.store is None else Store(context.store, device)
+    try:
+        with Worker("hil.probe_timer:ProbeTimer", setup, limit_s=_LIMIT_S) as worker:
+            bench = Bench(worker, kept or MemoryStore())
+            found = bench.take(limits_subject(setup), LimitsJob())
+            if found.failure is not None:
+                raise BackendError(f"the device could not be measured: {found.failure.text}")
+            yield limits_of(found), lambda job: bench.take(subject(setup, job), job)
+    finally:
+        if kept is not None:
+            kept.close()
+
+
+def _stamped(model: DeviceModel, context: BackendContext) -> DeviceModel:
+    made = {"created_s": time.time(), "runtime": recorded_options(context.threads)}
+    return replace(model, source={**model.source, **made})

@@ -14,6 +14,7 @@ from costmodels.calibrated.domain import Domain
 from costmodels.calibrated.fitting import Rows, fit_executed, fit_parts
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.samples import Overhead, Sample
+from costmodels.calibrated.textbook import Textbook
 from costmodels.calibrated.validating import judged
 from costmodels.errors import BackendError
 from costmodels.measurement import Device
@@ -25,8 +26,9 @@ _JUDGING_SHARE, _RANDOM_SHARE = 0.25, 0.65
 """Of the time: for networks that judge; until when probes are random."""
 _FIRST_FITTED = 1000
 """Seeds below it are of networks that judge."""
-_FEWEST_JUDGING, _FEWEST_FITTED = 3, 30
-_ROUND = 8
+_FEWEST_JUDGING, _FEWEST_FITTED = 3, 20
+_ROUND, _CANDIDATES = 8, 2
+"""Probes that are chosen at a time, and from how many times as many: listing them takes time."""
 
 Measure = Callable[[ProbeJob], Record]
 
@@ -100,12 +102,13 @@ def measure_probes(
     random = _random_jobs(seed)
     while spent < _RANDOM_SHARE * seconds:
         take(next(random), fitted)
-    choice = ProbeChoice(limits, seed)
+    choice, known = ProbeChoice(limits, fitted), len(fitted)
     while spent < seconds:
-        chosen = choice.best(fitted, itertools.islice(random, 3 * _ROUND), _ROUND)
-        for job in chosen:
+        for job in choice.best(itertools.islice(random, _CANDIDATES * _ROUND), _ROUND):
             if spent < seconds:
                 take(job, fitted)
+        choice.learn(fitted[known:])
+        known = len(fitted)
     networks = [len({sample.network for sample in part}) for part in (apart, fitted)]
     if networks[0] < _FEWEST_JUDGING or networks[1] < _FEWEST_FITTED:
         raise BackendError(
@@ -114,6 +117,11 @@ def measure_probes(
         )
     progress(1.0, f"{jobs} random networks timed; fitting")
     return Measured(tuple(apart), tuple(fitted), tuple(failed), spent)
+
+
+def transfer_jobs(seed: int, count: int) -> list[ProbeJob]:
+    """Return the whole networks that another device is rescaled by: those that judge come first."""
+    return [ProbeJob(_of(seed, position), whole=True) for position in range(count)]
 
 
 def fit_device(
@@ -126,15 +134,17 @@ def fit_device(
     """
     overhead = Overhead.of(measured.fitted)
     rows = Rows.of(measured.fitted, overhead)
+    parts = fit_parts(rows, limits, seed)
     model = DeviceModel(
         device,
         threads,
         limits,
-        fit_parts(rows, limits, seed),
-        fit_executed(rows),
+        parts,
+        fit_executed(rows, parts, limits, seed),
         overhead.constant_s,
         {},
         Domain.of(rows.items),
+        Textbook.of(measured.fitted),
         source={
             "measured_s": measured.seconds,
             "seed": seed,

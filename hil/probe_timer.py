@@ -149,11 +149,13 @@ class ProbeTimer:
 
 def items_and_formats(network: Network, job: ProbeJob) -> list[tuple[Items, BoolArray]]:
     """Return the rows of a probe under each of its policies, and which of them read integers."""
-    found = []
-    for policy in policies_of(network, job).values():
-        items, integer, _ = _paid(network, policy)
-        found.append((items, integer))
-    return found
+    return [paid_items(network, policy) for policy in policies_of(network, job).values()]
+
+
+def paid_items(network: Network, policy: Policy) -> tuple[Items, BoolArray]:
+    """Return the rows of a network under a policy, and which of them read integers."""
+    items, integer, _ = _paid(network, policy)
+    return items, integer
 
 
 def rows(network: Network, policy: Policy, spent: Attribution) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The front door: three verbs, two checks and an import, the command line and the report page.
 
     quantmeter.calibrate(...)      cost tables for a device
+    quantmeter.calibrate_device(...)   this device, for networks that were never measured
+    quantmeter.transfer_device(...)    another device's calibration, rescaled to this one
     quantmeter.search(...)         bits within budgets
     quantmeter.benchmark(...)      exported policies, timed
     quantmeter.drift(...)          whether a measured table still holds
@@ -16,19 +18,31 @@ if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
     from quantmeter.comparing import compare
+    from quantmeter.device_calibrating import calibrate_device, transfer_device
     from quantmeter.drifting import drift
     from quantmeter.importing import import_table
     from quantmeter.searching import search
 
-__all__ = ["benchmark", "calibrate", "compare", "drift", "import_table", "search"]
+__all__ = [
+    "benchmark",
+    "calibrate",
+    "calibrate_device",
+    "compare",
+    "drift",
+    "import_table",
+    "search",
+    "transfer_device",
+]
 
 _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
+    "calibrate_device": "quantmeter.device_calibrating",
     "compare": "quantmeter.comparing",
     "drift": "quantmeter.drifting",
     "import_table": "quantmeter.importing",
     "search": "quantmeter.searching",
+    "transfer_device": "quantmeter.device_calibrating",
 }
 
 

@@ -1,7 +1,10 @@
 """In words: how well a calibration predicts policies that it was not fitted to."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from costmodels.calibrated.device_model import DeviceModel
 
 
 def describe_validation(validation: Mapping[str, Any] | None) -> list[str]:
@@ -29,6 +32,40 @@ def describe_validation(validation: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"{_percent(validation['level'], 0)} interval of a new policy: from its prediction "
             f"over {1 + width:.3f} to its prediction times that"
+        )
+    return lines
+
+
+def describe_device(model: "DeviceModel") -> list[str]:
+    """Say how well a calibrated device predicts networks that it never saw, a line each.
+
+    Args:
+        model: a `costmodels.calibrated.device_model.DeviceModel`.
+    """
+    found, source, width = model.validation, model.source, model.validation["half_width"]
+    what = f"{found['networks']} random networks ({found['policies']} policies)"
+    if "transferred_from" in source:
+        scales = ", ".join(f"{name} x {scale:.2f}" for name, scale in source["scales"].items())
+        lines = [
+            f"rescaled by {source['probes']} random networks: {scales}",
+            f"each left out once: {_error(found['total'])}",
+            f"before rescaling: {_error(found['before'])}",
+        ]
+    else:
+        lines = [
+            f"{source['fitted_networks']} random networks fitted, {source['fitted_rows']} "
+            "operators",
+            f"on {what} that were never fitted: {_error(found['total'])}",
+            f"the closed formula alpha b/8 P + beta MAC f(b): {_error(found['textbook'])}",
+        ]
+    if failed := source.get("failed"):
+        lines.append(f"{len(failed)} more failed, the first: {failed[0]['kind']}")
+    if width is None:
+        lines.append("no interval of a new network: too few were kept apart; give more time")
+    else:
+        lines.append(
+            f"{_percent(found['level'], 0)} interval of a new network: from its prediction over "
+            f"{1 + width:.2f} to its prediction times that"
         )
     return lines
 

@@ -1,6 +1,6 @@
 """The backend ``calibrated:DEVICE.json``: latency of any network on a device measured once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,7 +10,7 @@ from costmodels.calibrated.items import Items, items_of
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.spread import INTEGER, spread_table
-from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
@@ -48,31 +48,33 @@ class Calibrated(TableBackend):
 
 @lru_cache(maxsize=64)
 def _table(backend: Calibrated, network: Network) -> CostTable:
-    model, items = backend.model, items_of(network)
+    """The table of a network over `INTEGER` and float32."""
     _require_known(backend, network)
-    layers, spread = _both(model, items.layers)
-    glue, glue_spread = _both(model, items.glue)
-    crossing = np.zeros((len(network.tensors), 2, 2))
-    crossing_spread = np.zeros_like(crossing)
-    for part, integer, place in ((items.quantize, True, (1, 0)), (items.dequantize, False, (0, 1))):
-        values, spreads = _one(model, part, integer)
-        crossing[:, *place], crossing_spread[:, *place] = values, spreads
+    model, items = backend.model, items_of(network)
+    parts = (items.layers, items.layers, items.glue, items.glue, items.quantize, items.dequantize)
+    reads = (True, False, True, False, True, False)
+    integer = np.concatenate([np.full(len(p), r) for p, r in zip(parts, reads, strict=True)])
+    rows = Items.joined(parts)
+    seconds = model.seconds(rows, integer)
+    spread = seconds * model.spread(rows, integer) / LEVEL_SIGMAS
+    edges = np.cumsum([len(part) for part in parts])[:-1]
+    values, spreads = np.split(seconds, edges), np.split(spread, edges)
+    layers, glue = np.stack(values[:2], axis=1), np.stack(values[2:4], axis=1)
+    layers[[bool(not_deployable(layer, INTEGER)) for layer in network.layers], 0] = np.inf
     outside = {
         "layer": model.domain.outside(items.layers),
         "operator": model.domain.outside(items.glue),
         "conversion of": model.domain.outside(items.quantize),
     }
-    masked = [bool(not_deployable(layer, INTEGER)) for layer in network.layers]
-    layers[masked, 0] = np.inf
-    names = tuple(each.name for each in network.glue)
-    tensors = tuple(tensor.name for tensor in network.tensors)
-    listed = {"layer": network.layer_names, "operator": names, "conversion of": tensors}
-    provenance = {
+    listed = {
+        "layer": network.layer_names,
+        "operator": tuple(each.name for each in network.glue),
+        "conversion of": tuple(tensor.name for tensor in network.tensors),
+    }
+    known = {
         what: np.where(beyond, Provenance.ASSUMED.value, Provenance.CALIBRATED.value)
         for what, beyond in outside.items()
     }
-    crossings = np.full(crossing.shape, Provenance.EXACT.value, "U16")
-    crossings[:, 0, 1] = crossings[:, 1, 0] = provenance["conversion of"]
     return CostTable(
         Metric.LATENCY,
         Unit.SECONDS,
@@ -80,17 +82,11 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
         network.digest,
         network.layer_names,
         (INTEGER, FLOAT32),
-        names,
-        tensors,
-        Cells.of(
-            layers, np.broadcast_to(provenance["layer"][:, None], layers.shape), uncertainty=spread
-        ),
-        Cells.of(
-            glue,
-            np.broadcast_to(provenance["operator"][:, None], glue.shape),
-            uncertainty=glue_spread,
-        ),
-        Cells.of(crossing, crossings, uncertainty=crossing_spread),
+        listed["operator"],
+        listed["conversion of"],
+        _block(layers, np.stack(spreads[:2], axis=1), known["layer"]),
+        _block(glue, np.stack(spreads[2:4], axis=1), known["operator"]),
+        _crossings(values[4:], spreads[4:], known["conversion of"]),
         constant=model.constant_s,
         source={
             "backend": backend.name,
@@ -104,16 +100,20 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
     )
 
 
-def _both(model: DeviceModel, items: Items) -> tuple[FloatArray, FloatArray]:
-    """Seconds and standard deviations as integers and as floats, (N, 2) each."""
-    values = [_one(model, items, integer) for integer in (True, False)]
-    return np.stack([v for v, _ in values], axis=1), np.stack([s for _, s in values], axis=1)
+def _block(values: FloatArray, spread: FloatArray, known: TextArray) -> Cells:
+    """Cells of layers or glue, as integers and as floats: (N, 2)."""
+    return Cells.of(values, np.broadcast_to(known[:, None], values.shape), uncertainty=spread)
 
 
-def _one(model: DeviceModel, items: Items, integer: bool) -> tuple[FloatArray, FloatArray]:
-    reads = np.full(len(items), integer)
-    seconds = model.seconds(items, reads)
-    return seconds, seconds * model.spread(items, reads) / LEVEL_SIGMAS
+def _crossings(
+    values: Sequence[FloatArray], spreads: Sequence[FloatArray], known: TextArray
+) -> Cells:
+    """Cells of conversions, (T, 2, 2), from those to integers and those to floats, (T,) each."""
+    value, spread = np.zeros((2, len(known), 2, 2))
+    told = np.full(value.shape, Provenance.EXACT.value, "U16")  # zero by definition
+    for place, each, deviation in zip(((1, 0), (0, 1)), values, spreads, strict=True):
+        value[:, *place], spread[:, *place], told[:, *place] = each, deviation, known
+    return Cells.of(value, told, uncertainty=spread)
 
 
 def _require_known(backend: Calibrated, network: Network) -> None:
@@ -130,8 +130,8 @@ def _require_known(backend: Calibrated, network: Network) -> None:
 
 def _notes(
     model: DeviceModel,
-    outside: "dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]",
-    listed: "dict[str, tuple[str, ...]]",
+    outside: Mapping[str, BoolArray],
+    listed: Mapping[str, Sequence[str]],
 ) -> list[str]:
     notes = []
     if width := model.validation.get("half_width"):

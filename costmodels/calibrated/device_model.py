@@ -20,6 +20,7 @@ from costmodels.calibrated.features import columns_of
 from costmodels.calibrated.forest import Forest
 from costmodels.calibrated.items import Items, is_layer
 from costmodels.calibrated.limits import Limits
+from costmodels.calibrated.textbook import Textbook
 from costmodels.cells import BoolArray, FloatArray, TextArray
 from costmodels.errors import CostError, TableError
 from costmodels.measurement import Device
@@ -32,6 +33,7 @@ LEVEL_SIGMAS = 1.6449
 
 GROUPS = ("layers, float", "layers, integer", "glue", "conversions")
 """What has trees, and a scale, of its own."""
+_GLUE = GROUPS[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +52,17 @@ class Part:
     forest: Forest
     scale: float = 1.0
 
-    def seconds(self, items: Items, integer: BoolArray, limits: Limits) -> FloatArray:
-        """Return the seconds of rows that are executed, (N,); never below the device's bound."""
-        if not len(items):
-            return np.zeros(0)
-        bound = limits.bound_s(items, integer)
-        columns = columns_of(items, integer, limits, self.kinds, self.neighbours)
-        found = np.exp(self.forest.predict(columns)) * (bound + START_S)
-        return np.asarray(np.maximum(self.scale * found, limits.compute_s(items, integer)))
+    def columns(self, items: Items, integer: BoolArray, limits: Limits) -> FloatArray:
+        """Return what the trees see of rows, (N, F)."""
+        return columns_of(items, integer, limits, self.kinds, self.neighbours)
+
+    def seconds(
+        self, columns: FloatArray, items: Items, integer: BoolArray, limits: Limits
+    ) -> FloatArray:
+        """Return the seconds of rows that are executed, (N,); never below the compute bound."""
+        start = limits.bound_s(items, integer) + START_S
+        found = self.scale * np.exp(self.forest.predict(columns)) * start
+        return np.asarray(np.maximum(found, limits.compute_s(items, integer)), np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +72,16 @@ class Executed:
     Args:
         near: share by what stands before it, see `Items.near`, and format.
         kind: share by kind and format, where that neighbourhood was not seen.
+        glue: trees that correct the share of glue by its columns, to which the share is the last:
+            whether an activation is taken over also depends on how its channels are laid out.
     """
 
     near: Mapping[str, float]
     kind: Mapping[str, float]
+    glue: Forest
 
-    def share(self, items: Items, integer: BoolArray) -> FloatArray:
-        """Return the share of each row, (N,)."""
+    def listed(self, items: Items, integer: BoolArray) -> FloatArray:
+        """Return the share of each row by its neighbourhood alone, (N,)."""
         words = np.where(integer, "integer", "float")
         pairs = zip(items.near, items.kind, words, strict=True)
         return np.array(
@@ -83,6 +91,10 @@ class Executed:
             ],
             np.float64,
         )
+
+    def corrected(self, columns: FloatArray, listed: FloatArray) -> FloatArray:
+        """Return the share of glue, (N,), from its columns and `listed` shares."""
+        return np.clip(self.glue.predict(np.column_stack([columns, listed])), 0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,7 @@ class DeviceModel:
         half_widths: relative half-width of a row's 90 % interval, by ``kind, format``; from whole
             networks that were never fitted.
         domain: what was measured.
+        textbook: the closed formula, fitted to the same measurements.
         validation: how well networks that were never fitted are predicted; see
             `costmodels.calibrated.validating`.
         source: how it was made; JSON values.
@@ -112,6 +125,7 @@ class DeviceModel:
     constant_s: float
     half_widths: Mapping[str, float]
     domain: Domain
+    textbook: Textbook
     validation: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,8 +143,15 @@ class DeviceModel:
         found, group = np.zeros(len(items)), groups_of(items, integer)
         for name, part in self.parts.items():
             here = group == name
-            found[here] = part.seconds(items.at(here), integer[here], self.limits)
-        return found * self.executed.share(items, integer)
+            if not here.any():
+                continue
+            some, reads = items.at(here), integer[here]
+            columns = part.columns(some, reads, self.limits)
+            share = self.executed.listed(some, reads)
+            if name == _GLUE:
+                share = self.executed.corrected(columns, share)
+            found[here] = share * part.seconds(columns, some, reads, self.limits)
+        return found
 
     def spread(self, items: Items, integer: BoolArray) -> FloatArray:
         """Return the relative half-width of each row's 90 % interval, (N,); NaN if not known."""
@@ -156,10 +177,15 @@ class DeviceModel:
             "threads": self.threads,
             "limits": self.limits.to_dict(),
             "parts": parts,
-            "executed": {"near": dict(self.executed.near), "kind": dict(self.executed.kind)},
+            "executed": {
+                "near": dict(self.executed.near),
+                "kind": dict(self.executed.kind),
+                "glue": self.executed.glue.to_dict(),
+            },
             "constant_s": self.constant_s,
             "half_widths": dict(self.half_widths),
             "domain": self.domain.to_dict(),
+            "textbook": self.textbook.to_dict(),
             "validation": dict(self.validation),
             "source": dict(self.source),
         }
@@ -181,10 +207,11 @@ class DeviceModel:
                 int(values["threads"]),
                 Limits.from_dict(values["limits"]),
                 {name: _part(part) for name, part in values["parts"].items()},
-                Executed(**values["executed"]),
+                _executed(values["executed"]),
                 float(values["constant_s"]),
                 values["half_widths"],
                 Domain.from_dict(values["domain"]),
+                Textbook.from_dict(values["textbook"]),
                 values["validation"],
                 values["source"],
             )
@@ -214,6 +241,10 @@ class DeviceModel:
 def _part(values: Mapping[str, Any]) -> Part:
     kinds, neighbours = tuple(values["kinds"]), tuple(values["neighbours"])
     return Part(kinds, neighbours, Forest.from_dict(values["forest"]), float(values["scale"]))
+
+
+def _executed(values: Mapping[str, Any]) -> Executed:
+    return Executed(values["near"], values["kind"], Forest.from_dict(values["glue"]))
 
 
 def groups_of(items: Items, integer: BoolArray) -> TextArray:

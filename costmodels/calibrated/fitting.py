@@ -13,10 +13,10 @@ from costmodels.calibrated.forest import Forest
 from costmodels.calibrated.items import Items
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.samples import Overhead, Sample
-from costmodels.cells import BoolArray, FloatArray
+from costmodels.cells import BoolArray, FloatArray, TextArray
 from costmodels.errors import BackendError
 
-_TREES, _DEPTH, _RATE, _LEAST, _SHARE, _COLUMNS = 250, 5, 0.08, 6, 0.6, 0.4
+_TREES, _FEWER_TREES, _DEPTH, _RATE, _LEAST, _SHARE, _COLUMNS = 250, 100, 5, 0.08, 6, 0.6, 0.4
 _FULL_WEIGHT_S, _LEAST_WEIGHT = 1e-5, 0.05
 """Rows that take less count for less: they are timed worse, and decide less."""
 _OFTEN = 60
@@ -79,19 +79,37 @@ def fit_parts(rows: Rows, limits: Limits, seed: int) -> dict[str, Part]:
     return parts
 
 
-def fit_executed(rows: Rows) -> Executed:
-    """Count how often operators are executed by themselves."""
+def fit_executed(rows: Rows, parts: Mapping[str, Part], limits: Limits, seed: int) -> Executed:
+    """Learn how often operators are executed by themselves.
+
+    Args:
+        rows: what was measured.
+        parts: as `fit_parts` returned them.
+        limits: the device's roofline.
+        seed: of the shares of rows that trees see.
+    """
+    glue = parts[GROUPS[2]]
+    near, kind = (_shares(rows, names) for names in (rows.items.near, rows.items.kind))
+    here = groups_of(rows.items, rows.integer) == GROUPS[2]
+    items, integer, executed = rows.items.at(here), rows.integer[here], rows.executed[here]
+    listed = Executed(near, kind, glue.forest).listed(items, integer)
+    columns = np.column_stack([glue.columns(items, integer, limits), listed])
+    target, weights = executed.astype(np.float64), np.ones(len(items))
+    return Executed(near, kind, grow(columns, target, weights, seed, _FEWER_TREES))
+
+
+def _shares(rows: Rows, names: TextArray) -> dict[str, float]:
+    """Share of the rows of a name and format that were executed."""
     words = np.where(rows.integer, "integer", "float")
-    shares: list[Mapping[str, float]] = []
-    for names in (rows.items.near, rows.items.kind):
-        seen = defaultdict(list)
-        for name, word, executed in zip(names, words, rows.executed, strict=True):
-            seen[f"{name}, {word}"].append(executed)
-        shares.append({key: round(float(np.mean(found)), 4) for key, found in seen.items()})
-    return Executed(*shares)
+    seen = defaultdict(list)
+    for name, word, executed in zip(names, words, rows.executed, strict=True):
+        seen[f"{name}, {word}"].append(executed)
+    return {key: round(float(np.mean(found)), 4) for key, found in seen.items()}
 
 
-def grow(rows: FloatArray, target: FloatArray, weights: FloatArray, seed: int) -> Forest:
+def grow(
+    rows: FloatArray, target: FloatArray, weights: FloatArray, seed: int, trees: int = _TREES
+) -> Forest:
     """Grow boosted trees (Friedman, Annals of Statistics 29, 2001) with Huber's loss.
 
     Args:
@@ -99,6 +117,7 @@ def grow(rows: FloatArray, target: FloatArray, weights: FloatArray, seed: int) -
         target: (N,).
         weights: (N,) of the rows.
         seed: of the shares of rows that trees see.
+        trees: how many.
 
     Raises:
         BackendError: if scikit-learn is not installed.
@@ -111,7 +130,7 @@ def grow(rows: FloatArray, target: FloatArray, weights: FloatArray, seed: int) -
         ) from None
     model = GradientBoostingRegressor(
         loss="huber",
-        n_estimators=_TREES,
+        n_estimators=trees,
         learning_rate=_RATE,
         max_depth=_DEPTH,
         min_samples_leaf=_LEAST,

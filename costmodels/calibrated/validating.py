@@ -49,6 +49,7 @@ def judged(model: DeviceModel, apart: Sequence[Sample], overhead: Overhead) -> D
         "policies": len(apart),
         "networks": len(set(networks)),
         "total": asdict(error),
+        "textbook": asdict(PredictionError.of(model.textbook.seconds(apart), measured)),
         "half_width": width,
         "level": LEVEL,
     }

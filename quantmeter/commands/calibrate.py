@@ -3,17 +3,18 @@
 import argparse
 from pathlib import Path
 
+from costmodels.errors import BackendError
 from quantmeter.commands.options import (
     Subparsers,
     add_choices,
     add_command,
     add_data,
-    add_model,
     add_seed,
     add_store,
     add_threads,
     add_time,
     console,
+    positive,
     print_json,
     progress_bar,
     store_of,
@@ -22,8 +23,19 @@ from quantmeter.commands.options import (
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = add_command(subparsers, "calibrate", "measure a cost table of a network", run)
-    add_model(parser)
+    parser = add_command(
+        subparsers,
+        "calibrate",
+        "measure a cost table of a network; without one, this device, for any network",
+        run,
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL.onnx",
+        help="float ONNX model; without it random networks are measured, and "
+        "--cost calibrated:OUT.json prices any network afterwards (5m are a good --time)",
+    )
     add_data(parser)
     add_choices(parser)
     add_seed(parser)
@@ -32,12 +44,28 @@ def add_parser(subparsers: Subparsers) -> None:
     add_time(parser)
     add_store(parser)
     parser.add_argument(
-        "--out", required=True, metavar="TABLE.json", help="the table that is written"
+        "--from",
+        dest="known",
+        metavar="DEVICE.json",
+        help="rescale this calibrated device by a few random networks, instead of --time",
+    )
+    parser.add_argument("--probes", type=positive, metavar="N", help="so many of them (default 15)")
+    parser.add_argument(
+        "--raw", type=Path, metavar="FILE.json.gz", help="also write a device's raw readings"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE.json", help="the table, or device, that is written"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the table, and say how good it is."""
+    if arguments.model is None:
+        from quantmeter.commands.calibrate_device import run_device
+
+        return run_device(arguments)
+    if any(given is not None for given in (arguments.known, arguments.probes, arguments.raw)):
+        raise BackendError("--from, --probes and --raw are for a device: leave MODEL.onnx out")
     from costmodels.units import parse_duration
     from quantmeter.calibrating import calibrate
     from quantmeter.files import require_file, write
