@@ -52,7 +52,8 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[METRIC=]BACKEND",
-        help="analytical:PRESET, table:FILE or ort; repeat for several metrics",
+        help="analytical:PRESET, table:FILE, calibrated:DEVICE.json or ort; "
+        "repeat for several metrics",
     )
 
 
