@@ -94,12 +94,12 @@ def main() -> int:
     parser.add_argument("--mixed", type=int, default=10, help="mixed policies a network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    parser.add_argument("--quick", action="store_true", help="the demo's network, 25 s")
+    parser.add_argument("--quick", action="store_true", help="the demo's network, 40 s")
     arguments = parser.parse_args()
     models, mixed = arguments.models or DEFAULT, arguments.mixed
     seconds = parse_duration(arguments.time)
     if arguments.quick:
-        models, mixed, seconds = ["quantmeter/data/digits.onnx"], 2, 25.0
+        models, mixed, seconds = ["quantmeter/data/digits.onnx"], 2, 40.0
     readings = (
         measure_device(BackendContext(seconds=seconds, seed=arguments.seed))
         if arguments.raw is None

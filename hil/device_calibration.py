@@ -26,7 +26,7 @@ _JUDGING_SHARE, _RANDOM_SHARE = 0.25, 0.65
 """Of the time: for networks that judge; until when probes are random."""
 _FIRST_FITTED = 1000
 """Seeds below it are of networks that judge."""
-_FEWEST_JUDGING, _FEWEST_FITTED = 3, 20
+_FEWEST_JUDGING, _FEWEST_FITTED = 3, 12
 _ROUND, _CANDIDATES = 8, 2
 """Probes that are chosen at a time, and from how many times as many: listing them takes time."""
 
@@ -96,7 +96,7 @@ def measure_probes(
         into += samples_of(job, record)
 
     for position in itertools.count():
-        if spent > _JUDGING_SHARE * seconds:
+        if spent > _JUDGING_SHARE * seconds and position >= _FEWEST_JUDGING:
             break
         take(ProbeJob(_of(seed, position), whole=True), apart)
     random = _random_jobs(seed)
@@ -109,11 +109,11 @@ def measure_probes(
                 take(job, fitted)
         choice.learn(fitted[known:])
         known = len(fitted)
-    networks = [len({sample.network for sample in part}) for part in (apart, fitted)]
-    if networks[0] < _FEWEST_JUDGING or networks[1] < _FEWEST_FITTED:
+    count = len({sample.network for sample in fitted})
+    if count < _FEWEST_FITTED:
         raise BackendError(
-            f"{seconds:g} s were enough for {sum(networks)} random networks only, {networks[1]} of "
-            f"them to fit; {_FEWEST_FITTED} are needed: give more time"
+            f"{seconds:g} s were enough for {jobs} random networks only, {count} of them to fit; "
+            f"{_FEWEST_FITTED} are needed: give more time"
         )
     progress(1.0, f"{jobs} random networks timed; fitting")
     return Measured(tuple(apart), tuple(fitted), tuple(failed), spent)

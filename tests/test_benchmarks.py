@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
+        ("unseen_networks.py", r"calibrated +error +[\d.]+%[^$]*MACs x bits +error +[\d.]+%"),
     ],
 )
 def test_the_benchmark_runs_in_quick_mode_and_prints_its_figures(
