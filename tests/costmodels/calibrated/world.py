@@ -98,7 +98,7 @@ def slower(samples: tuple[Sample, ...], kind: str, factor: float) -> tuple[Sampl
     for sample in samples:
         rows = {"conversions": np.isin(sample.items.kind, ("quantize", "dequantize"))}
         rows["all"] = np.ones(len(sample.items), np.bool_)
-        slow = rows[kind] if kind in rows else sample.items.kind == kind
+        slow = rows.get(kind, sample.items.kind == kind)
         before = (sample.profiled_s - NODE_S * sample.nodes) / SLOPE
         seconds = before * np.where(slow, factor, 1.0)
         profiled = SLOPE * seconds + NODE_S * sample.nodes
