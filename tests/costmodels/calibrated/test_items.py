@@ -227,7 +227,7 @@ def _residual() -> Network:
 def test_near_names_what_stands_before_and_who_else_reads_it() -> None:
     network = _residual()
     assert _row(network, "sum")[3] == "Add behind Conv, Conv+"
-    assert _row(network, "end")[3] == "Relu behind Add"
+    assert _row(network, "end")[3] == "fused Relu behind Add"
 
 
 def test_near_says_which_activations_an_integer_kernel_takes_over() -> None:
@@ -261,13 +261,6 @@ def test_elementwise_glue_tells_broadcasts_and_constants() -> None:
     numbers = _row(network, "scaled")[-1]
     assert (numbers["inputs"], numbers["smallest"], numbers["operands"]) == (136, 8, 2)
     assert (numbers["outputs"], numbers["pixels"], numbers["out_channels"]) == (128, 16, 8)
-
-
-def test_a_tensor_times_itself_is_no_constant() -> None:
-    sketch = Sketch()
-    x = sketch.conv(sketch.input((1, 8, 4, 4)), 8)
-    network = sketch.network(sketch.node("Mul", x, x, name="square"))
-    assert _row(network, "square")[0] == "Mul"
 
 
 @pytest.mark.parametrize(
