@@ -49,8 +49,8 @@ def test_a_network_with_many_policies_does_not_count_more() -> None:
     alone = [2.0, *(1 + i / 100 for i in range(1, 20))]
     often = [2.0] * 99 + alone
     names = ["n0"] * 99 + _names(20)
-    assert _width(alone, _names(20)) == pytest.approx(0.18)
-    assert _width(often, names) == pytest.approx(0.18)
+    assert _width(alone, _names(20)) == pytest.approx(0.19)
+    assert _width(often, names) == pytest.approx(0.19)
 
 
 def test_a_network_whose_policies_differ_counts_each_for_its_share() -> None:
@@ -87,7 +87,9 @@ def test_the_intervals_of_rows_cover_about_their_level(world: World) -> None:
 def test_a_kind_that_was_hardly_judged_has_no_interval(world: World) -> None:
     few = judged(world.model, world.apart[:1], Overhead(NODE_S, SLOPE, CONSTANT_S))
     rows = world.apart[0].items
-    assert np.isnan(few.spread(rows.at(rows.kind == "Gemm"), np.zeros(1, np.bool_))).all()
+    head = rows.at(rows.kind == "Gemm")
+    assert len(head)
+    assert np.isnan(few.spread(head, np.zeros(len(head), np.bool_))).all()
     assert few.validation["half_width"] is None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.calibrated.device_model import DeviceModel
+from costmodels.calibrated.device_model import DeviceModel, groups_of
 from costmodels.calibrated.items import Items, is_layer
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.samples import Sample
@@ -86,19 +86,17 @@ def law_samples(job: ProbeJob) -> list[Sample]:
     return [law_sample(job, name, *paid_items(network, p)) for name, p in policies.items()]
 
 
-def slower(samples: tuple[Sample, ...], kind: str, factor: float) -> tuple[Sample, ...]:
-    """The same samples on a device that takes `factor` times as long for one kind of rows.
+def slower(samples: tuple[Sample, ...], group: str, factor: float) -> tuple[Sample, ...]:
+    """The same samples on a device that takes `factor` times as long for a group of rows.
 
     Args:
         samples: of the law.
-        kind: ``conversions``, ``all``, or the kind of rows.
-        factor: by which their seconds are multiplied.
+        group: one of `GROUPS`, or ``all``.
+        factor: by which the seconds are multiplied.
     """
     changed = []
     for sample in samples:
-        rows = {"conversions": np.isin(sample.items.kind, ("quantize", "dequantize"))}
-        rows["all"] = np.ones(len(sample.items), np.bool_)
-        slow = rows.get(kind, sample.items.kind == kind)
+        slow = (groups_of(sample.items, sample.integer) == group) | (group == "all")
         before = (sample.profiled_s - NODE_S * sample.nodes) / SLOPE
         seconds = before * np.where(slow, factor, 1.0)
         profiled = SLOPE * seconds + NODE_S * sample.nodes
@@ -127,9 +125,9 @@ class World:
 def make_world() -> World:
     """Measure the law by random probes and fit a device to it."""
     jobs = {
-        "fitted": [ProbeJob(1000 + i, whole=i % 10 == 0) for i in range(60)],
+        "fitted": [ProbeJob(1000 + i, whole=i % 10 == 0) for i in range(52)],
         "apart": [ProbeJob(i, whole=True) for i in range(12)],
-        "unseen": [ProbeJob(500 + i, whole=True) for i in range(12)],
+        "unseen": [ProbeJob(500 + i, whole=True) for i in range(10)],
     }
     fitted, apart, unseen = (
         tuple(sample for job in each for sample in law_samples(job)) for each in jobs.values()
