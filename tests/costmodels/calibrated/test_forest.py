@@ -34,6 +34,16 @@ def test_a_flat_forest_predicts_what_scikit_learn_predicts(loss: str, depth: int
         np.testing.assert_allclose(flat.predict(rows), model.predict(rows), rtol=0, atol=1e-6)
 
 
+def test_rows_are_rounded_to_single_precision_as_scikit_learn_rounds_them() -> None:
+    x, y = _data()
+    x = x.round()  # thresholds at halves, which single precision holds exactly
+    model = GradientBoostingRegressor(n_estimators=5, random_state=0).fit(x, y)
+    base = float(np.ravel(model.init_.predict(x[:1]))[0])
+    flat = _flat([tree.tree_ for tree in model.estimators_[:, 0]], base, model.learning_rate)
+    barely = np.repeat((np.arange(-6, 6) + 0.5)[:, None] * (1 + 1e-10), x.shape[1], axis=1)
+    np.testing.assert_allclose(flat.predict(barely), model.predict(barely), rtol=0, atol=1e-6)
+
+
 def test_a_grown_forest_explains_what_it_was_grown_on() -> None:
     x, y = _data()
     found = grow(x, y, np.ones(len(y)), seed=0).predict(x)
