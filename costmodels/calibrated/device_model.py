@@ -209,11 +209,11 @@ class DeviceModel:
                 {name: _part(part) for name, part in values["parts"].items()},
                 _executed(values["executed"]),
                 float(values["constant_s"]),
-                values["half_widths"],
+                _numbers(values["half_widths"]),
                 Domain.from_dict(values["domain"]),
                 Textbook.from_dict(values["textbook"]),
-                values["validation"],
-                values["source"],
+                dict(values["validation"]),
+                dict(values["source"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, CostError) as error:
             if isinstance(error, TableError):
@@ -244,7 +244,12 @@ def _part(values: Mapping[str, Any]) -> Part:
 
 
 def _executed(values: Mapping[str, Any]) -> Executed:
-    return Executed(values["near"], values["kind"], Forest.from_dict(values["glue"]))
+    near, kind = _numbers(values["near"]), _numbers(values["kind"])
+    return Executed(near, kind, Forest.from_dict(values["glue"]))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items()}
 
 
 def groups_of(items: Items, integer: BoolArray) -> TextArray:

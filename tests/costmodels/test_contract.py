@@ -27,8 +27,11 @@ from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 
 EVERY_WIDTH = parse_choices("w2a2,w3a3,w4a4,w4a8,w5a8,w8a8,w16a16,w8a32,fp16,w32a32")
-ELSEWHERE = {"ort": Path("tests/hil/test_contract.py")}
-"""Backends whose contract test stands in another file: it measures, so it belongs to `hil`."""
+ELSEWHERE = {
+    "ort": Path("tests/hil/test_contract.py"),  # it measures
+    "calibrated": Path("tests/costmodels/calibrated/test_backend.py"),  # it needs a device
+}
+"""Backends whose contract test stands in another file."""
 
 
 class TestHaq(CostModelContract):
