@@ -81,6 +81,7 @@ class Benchmarked:
             "p99_s": self.measurement.quantile_s(0.99),
             "ratio_to_float": self.ratio_to_float.to_dict(),
             "verdict": self.to_float.verdict.value,
+            "floor": self.to_float.floor,
             "detectable": self.to_float.detectable,
             "blocks": self.to_float.blocks,
             "predicted_s": self.predicted_s,
@@ -102,7 +103,7 @@ class Benchmark:
         runtime: threads and options; JSON values.
         results: one per policy and rival.
         again: a second session of the float network compared with the first; a ratio no further
-            from 1 than its interval reaches may be noise.
+            from 1 than its interval reaches may be noise, and no verdict is given on it.
         notes: what a reader must know, such as that inputs were random.
     """
 
@@ -117,12 +118,18 @@ class Benchmark:
         """The float network's time over its own, with its 95 % interval."""
         return self.again.ratio
 
+    @property
+    def floor(self) -> float:
+        """The relative difference that every verdict cleared: `noise`, or what it is at least."""
+        return self.again.floor
+
     def to_dict(self) -> dict[str, Any]:
         """Return the benchmark as JSON values."""
         return {
             "device": dict(self.device),
             "runtime": dict(self.runtime),
             "noise_floor": {**self.noise.to_dict(), "relative": self.noise.furthest},
+            "floor": self.floor,
             "notes": list(self.notes),
             "results": [result.to_dict() for result in self.results],
         }
@@ -181,9 +188,10 @@ def benchmark(
         {name: run for name, run in runners.items() if name != FLOAT},
         runners[FLOAT],
         options,
+        again=_AGAIN,
         progress=lambda share: progress(share, "timing, interleaved"),
     )
-    compared[FLOAT] = equal(compared[_AGAIN].reference, options.floor)
+    compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)
     score = score and bench.data is not None and bench.classifies
     results = []
     for name, policy in asked.items():

@@ -136,7 +136,9 @@ def _print(found: "Benchmark") -> None:
     )
     out.print(
         f"noise floor of this run: {found.noise.furthest:.1%} (float against itself, loaded twice: "
-        f"{found.noise.mid:.3f} [{found.noise.low:.3f}, {found.noise.high:.3f}])"
+        f"{found.noise.mid:.3f} [{found.noise.low:.3f}, {found.noise.high:.3f}]); "
+        f"faster and slower are by more than {found.floor:.1%}",
+        soft_wrap=True,
     )
     for result in found.results:
         for problem in result.audit.problems:

@@ -467,6 +467,15 @@ def _cells(result: dict[str, Any], name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
+def test_the_terminal_prints_the_noise_floor_before_what_it_claims(result: dict[str, Any]) -> None:
+    printed = _printed(result)
+    floor = (
+        "noise floor of that run: 0.6% (float against itself, loaded twice: 1.001 [0.997, 1.006]"
+    )
+    assert floor in printed
+    assert printed.index(floor) < printed.index("deployed: ")
+
+
 def test_the_terminal_prints_gaps_as_the_page_does(result: dict[str, Any]) -> None:
     assert _cells(result, "greedy")[2] == "+75.0%"
     assert _cells(result, "uniform w3a8")[2] == "+150%"
