@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from quantmeter.commands.drift import add_old_tables, report_old_tables
+from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
     Subparsers,
     add_command,
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.costs import parse_costs
     from quantmeter.workbench import open_workbench
 
-    report_old_tables(arguments)
+    tables = check_named_tables(arguments)
     policies = read_policies(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     context = BackendContext(
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         inputs=bench.range_inputs,
         store=store_of(arguments),
     )
-    costs = parse_costs(arguments.cost, context) if arguments.cost else None
+    costs = parse_costs(arguments.cost, context, tables=tables) if arguments.cost else None
     with progress_bar("benchmarking") as progress:
         found = benchmark(
             bench,
