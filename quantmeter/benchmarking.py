@@ -16,7 +16,7 @@ from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_u
 from hil.conditions import Conditions, advice
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
-from hil.timing import Ratio
+from hil.timing import Mode, Ratio, TurnOptions
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
 from quantization.errors import PolicyError
@@ -105,6 +105,7 @@ class Benchmark:
         again: a second session of the float network compared with the first; a ratio no further
             from 1 than its interval reaches may be noise, and no verdict is given on it.
         notes: what a reader must know, such as that inputs were random.
+        mode: what the caches held when a run began.
     """
 
     device: Mapping[str, Any]
@@ -112,6 +113,7 @@ class Benchmark:
     results: tuple[Benchmarked, ...]
     again: Comparison
     notes: tuple[str, ...]
+    mode: Mode = Mode.WARM
 
     @property
     def noise(self) -> Ratio:
@@ -128,6 +130,7 @@ class Benchmark:
         return {
             "device": dict(self.device),
             "runtime": dict(self.runtime),
+            "mode": self.mode.value,
             "noise_floor": {**self.noise.to_dict(), "relative": self.noise.furthest},
             "floor": self.floor,
             "notes": list(self.notes),
@@ -153,6 +156,7 @@ def benchmark(
     rivals: Sequence[str] = (FLOAT, "w8a8"),
     threads: int = 1,
     blocks: int = 20,
+    cold: bool = False,
     score: bool = True,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> Benchmark:
@@ -166,6 +170,7 @@ def benchmark(
         threads: of the runtime.
         blocks: how often each candidate gets a turn at most: one that is clearly faster or slower
             than the float network gets fewer.
+        cold: empty the caches before each run, instead of running with what the last one left.
         score: run every file on the test images, if there are any.
         progress: called with the share done and what is being done.
 
@@ -174,7 +179,8 @@ def benchmark(
         CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
-    options = CompareOptions(looks_until(blocks), seed=bench.seed)
+    mode = Mode.COLD if cold else Mode.WARM
+    options = CompareOptions(looks_until(blocks), turns=TurnOptions(mode=mode), seed=bench.seed)
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
@@ -213,7 +219,8 @@ def benchmark(
                 ),
             )
         )
-    notes = ["random inputs: no accuracy is reported"] if bench.data is None else []
+    notes = ["cold: the caches are emptied before each run; predictions are warm"] if cold else []
+    notes += ["random inputs: no accuracy is reported"] if bench.data is None else []
     notes += [
         f"{name}: the option {option} decides nothing on this runtime"
         for name, policy in policies.items()
@@ -229,6 +236,7 @@ def benchmark(
         tuple(results),
         compared[_AGAIN],
         tuple(notes),
+        mode,
     )
 
 

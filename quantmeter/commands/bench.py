@@ -50,6 +50,11 @@ def add_parser(subparsers: Subparsers) -> None:
         default=50,
         help="turns of each candidate at most (default 50); clear winners and losers get fewer",
     )
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="empty the caches before each run: how long the first run after other work takes",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             rivals=arguments.vs,
             threads=arguments.threads,
             blocks=arguments.blocks,
+            cold=arguments.cold,
             progress=progress,
         )
     if arguments.json:
@@ -99,7 +105,7 @@ def _print(found: "Benchmark") -> None:
     from costmodels.units import Unit, format_quantity
 
     rows = table(
-        "Timed interleaved, paired against float",
+        f"Timed interleaved, {found.mode.value}, paired against float",
         *(
             "policy",
             "median",

@@ -75,6 +75,18 @@ def test_the_noise_floor_is_the_float_network_beside_itself(found: Benchmark) ->
     assert len(beside) == len(found.results) + 1
 
 
+def test_cold_runs_start_with_empty_caches_and_the_result_says_so(
+    bench: Workbench, policies: dict[str, Policy], found: Benchmark
+) -> None:
+    cold = benchmark(bench, policies, rivals=(), blocks=6, cold=True, score=False)
+    context = cold.results[0].measurement.context
+    assert (context["turns"]["mode"], cold.to_dict()["mode"]) == ("cold", "cold")
+    assert context["swept_bytes"] > 0
+    assert any(note.startswith("cold: the caches are emptied") for note in cold.notes)
+    assert found.to_dict()["mode"] == "warm"
+    assert not any("cold" in note for note in found.notes)
+
+
 def test_a_percentile_that_the_runs_cannot_tell_is_absent(
     bench: Workbench, policies: dict[str, Policy]
 ) -> None:
