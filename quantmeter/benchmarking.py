@@ -66,6 +66,11 @@ class Benchmarked:
         return self.to_float.ratio
 
     @property
+    def ratio_limit(self) -> float:
+        """What the ratio may be in another session too: its upper limit, and the floor above."""
+        return self.ratio_to_float.high * (1 + self.to_float.floor)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the exported file."""
         return self.audit.size_bytes

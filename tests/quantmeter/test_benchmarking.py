@@ -70,6 +70,8 @@ def test_the_noise_floor_is_the_float_network_beside_itself(found: Benchmark) ->
     assert content["relative"] == found.noise.furthest
     assert 0.5 < found.noise.mid < 2.0
     assert found.floor == found.to_dict()["floor"] == max(0.01, found.noise.furthest)
+    first = found.results[0]
+    assert first.ratio_limit == first.ratio_to_float.high * (1 + found.floor)
     assert {result["floor"] for result in found.to_dict()["results"]} == {found.floor}
     beside = found.results[0].measurement.context["interleaved"]
     assert len(beside) == len(found.results) + 1

@@ -57,6 +57,7 @@ def _timed(name: str, ratio: float, size: int) -> dict[str, Any]:
         "policy": name,
         "median_s": 432e-6 * ratio,
         "ratio_to_float": {"low": ratio - 0.01, "mid": ratio, "high": ratio + 0.02},
+        "floor": 0.01,
         "predicted_ratio_to_float": 1.0 if ratio == 1.0 else 0.474,
         "size_bytes": size,
         "audit": {
@@ -330,6 +331,10 @@ def test_budgets_are_judged_by_the_upper_limit_and_by_the_bytes_of_the_file(
     result["rows"][0]["timed"]["ratio_to_float"] = {"low": 0.6, "mid": 0.69, "high": 0.71}
     rows = {row["name"]: row for row in describe_rows(result)}
     assert not rows["REINFORCE on accuracy"]["latency_met"]
+    result["rows"][0]["timed"]["ratio_to_float"] |= {"high": 0.695}
+    assert not describe_rows(result)[0]["latency_met"], "1 % more is above the budget"
+    result["rows"][0]["timed"]["ratio_to_float"] |= {"high": 0.69}
+    assert describe_rows(result)[0]["latency_met"]
     assert rows["uniform w3a8"]["size_met"]  # exactly the budget
     assert not rows["uniform w4a8"]["size_met"]
     assert not rows["float"]["latency_met"]
