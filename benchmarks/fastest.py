@@ -6,7 +6,8 @@
 The fastest policy of the table is found exactly (a MILP) and, since `total` knows more than the
 table, from there and from the best of many random policies by swapping single layers while the
 predicted total falls. The ten best predictions are timed; the fastest of them is exported, and
-re-timed by a fresh process beside uniform float and uniform INT8.
+re-timed by a fresh process beside uniform float and uniform INT8, with a second session of either
+for the noise floor.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from hil.design import Pattern, mixture
 from hil.live import OrtLive
 from hil.ort import Runner, one_feed, random_inputs
 from hil.tables import measured_table
-from hil.timing import TimingOptions, low_ratio, paired_ratio, time_interleaved
+from hil.timing import Ratio, TimingOptions, low_ratio, paired_ratio, time_interleaved
 from quantization.bits import FLOAT32
 from quantization.deployment import ExportOptions, not_deployable
 from quantization.export import Exporter
@@ -82,6 +83,11 @@ def main() -> int:
         print(f"median of {name:10s} {median_s * 1e3:.3f} ms")
     better = found["over"][found["better"]]
     print(f"over the better uniform policy ({found['better']}): at most {better['high']:.3f}")
+    noise = Ratio(**found["again"])
+    print(
+        f"noise floor: {noise.furthest:.1%} (the better one against itself, loaded twice: "
+        f"{noise.mid:.3f} [{noise.low:.3f}, {noise.high:.3f}])"
+    )
     if arguments.quick:
         return 0
     met = better["high"] < LIMIT
@@ -151,19 +157,25 @@ def export(network: Network, chosen: Pattern, folder: Path, seed: int) -> None:
 
 
 def retime(folder: Path) -> dict[str, object]:
-    """Time the files of `export` in this process; returns ratios and medians."""
+    """Time the files of `export` in this process; returns ratios and medians.
+
+    Both rivals are timed in a second session too: ``again`` is what the better one then seems to
+    take of its own time.
+    """
     with np.load(folder / "feed.npz") as stored:
         feed = {name: stored[name] for name in stored.files}
+    rivals = ("float", "integer")
+    files = {name: name for name in ("policy", *rivals)} | {f"{r} again": r for r in rivals}
     runs = {
-        name: Runner((folder / f"{name}.onnx").read_bytes(), 1, feed)
-        for name in ("policy", "float", "integer")
+        name: Runner((folder / f"{file}.onnx").read_bytes(), 1, feed)
+        for name, file in files.items()
     }
     timed = time_interleaved(runs, _FRESH)
-    rivals = ("float", "integer")
     better = max(rivals, key=lambda name: low_ratio(timed["policy"], timed[name]))
     return {
         "over": {name: paired_ratio(timed["policy"], timed[name]).to_dict() for name in rivals},
-        "median_s": {name: m.median_s for name, m in timed.items()},
+        "again": paired_ratio(timed[f"{better} again"], timed[better]).to_dict(),
+        "median_s": {name: timed[name].median_s for name in ("policy", *rivals)},
         "better": better,
     }
 

@@ -6,7 +6,8 @@ faster or slower leaves, so a clear loser costs few runs.
 
 An interval is about the sessions that were timed. Two sessions of the *same* model differ
 lastingly, by where their memory came to lie, so a verdict also has to clear a floor: the difference
-that two sessions of one model may have. `noise_floor` measures it.
+that two sessions of one model may have. `noise_floor` measures it beforehand; a race can measure it
+itself, with a second session of the reference among its candidates.
 """
 
 import time
@@ -97,7 +98,8 @@ class Comparison:
         ratio: time of the candidate over that of the reference; the middle is the median of the
             pairwise means of the blocks' log-ratios, the interval that of the last look.
         verdict: undecided unless the whole interval is further from 1 than the floor.
-        floor: as given.
+        floor: that of the options or, if that is more, what two sessions of the reference differed
+            by in the same race.
         blocks: that both were timed in.
         looks: how often the ratio was looked at.
         candidate: raw samples.
@@ -160,6 +162,7 @@ def compare_many(
     reference: Run,
     options: CompareOptions | None = None,
     *,
+    again: str | None = None,
     clock: Clock = time.perf_counter,
     observe: Callable[[], Snapshot] = observe,
     progress: Callable[[float], None] = lambda _share: None,
@@ -168,20 +171,27 @@ def compare_many(
 
     Each comparison errs with probability `CompareOptions.alpha` by itself; of many, more will.
 
+    With a second session of the reference, `again`, what the two differ by raises the floor of all
+    verdicts. It stays to the last look; whoever had left comes back where its interval no longer
+    clears the floor.
+
     Args:
         candidates: what to call, by name.
         reference: what all are compared with.
         options: how.
+        again: the candidate that is the reference loaded a second time; None if none is.
         clock: seconds; for tests.
         observe: counters of the machine; for tests.
         progress: called with the share of the most blocks that may be needed.
 
     Raises:
-        CostError: if there is no candidate, or one is named like the reference.
+        CostError: if there is no candidate, one is named like the reference, or none like `again`.
     """
     given = options or CompareOptions()
     if not candidates or _REFERENCE in candidates:
         raise CostError(f"candidates are needed, none of which is named {_REFERENCE!r}")
+    if again is not None and again not in candidates:
+        raise CostError(f"no candidate is named {again!r}, as the reference's second session")
     race = Interleaving(
         {**candidates, _REFERENCE: reference},
         given.turns,
@@ -189,26 +199,37 @@ def compare_many(
         clock=clock,
         observe=observe,
     )
-    found: dict[str, tuple[Ratio, Verdict, int, int]] = {}
-    running = list(candidates)
+    found: dict[str, tuple[Ratio, int]] = {}
+    running, floor = list(candidates), given.floor
     for look, level in enumerate(levels(given.looks, given.alpha), start=1):
         while race.blocks < given.looks[look - 1]:
             race.take_block({*running, _REFERENCE})
             progress(race.blocks / given.looks[-1])
         measured = race.measurements()
         for name in running:
-            ratio = _ratio(measured[name], measured[_REFERENCE], given.quantile, level)
-            found[name] = ratio, _verdict(ratio, given.floor), race.blocks, look
-        running = [name for name in running if found[name][1] is Verdict.UNDECIDED]
+            found[name] = _ratio(measured[name], measured[_REFERENCE], given.quantile, level), look
+        if again is not None:
+            floor = max(given.floor, found[again][0].furthest)
+        running = [
+            name
+            for name, (ratio, _) in found.items()
+            if name == again or _verdict(ratio, floor) is Verdict.UNDECIDED
+        ]
         if not running:
             break
     progress(1.0)
     measured = race.measurements()
     return {
         name: Comparison(
-            ratio, verdict, given.floor, blocks, looks, measured[name], measured[_REFERENCE]
+            ratio,
+            _verdict(ratio, floor),
+            floor,
+            len(set(measured[name].block)),
+            looks,
+            measured[name],
+            measured[_REFERENCE],
         )
-        for name, (ratio, verdict, blocks, looks) in found.items()
+        for name, (ratio, looks) in found.items()
     }
 
 

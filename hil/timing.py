@@ -166,8 +166,11 @@ class Ratio:
 
     @property
     def furthest(self) -> float:
-        """How far from 1 the interval reaches, relative: 0.02 if it reaches 1.02 or 1 / 1.02."""
-        return float(np.exp(max(abs(np.log(self.low)), abs(np.log(self.high)))) - 1.0)
+        """How far from 1 the interval reaches, relative: 0.02 if it reaches 1.02 or 1 / 1.02.
+
+        Infinite, if it is that of too few blocks for any limit.
+        """
+        return max(self.high, 1 / self.low if self.low > 0 else np.inf) - 1.0
 
     def to_dict(self) -> dict[str, float]:
         """Return the fields as JSON values."""

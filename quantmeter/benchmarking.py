@@ -16,7 +16,7 @@ from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_u
 from hil.conditions import Conditions, advice
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
-from hil.timing import Ratio
+from hil.timing import Mode, Ratio, TurnOptions
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
 from quantization.errors import PolicyError
@@ -66,6 +66,11 @@ class Benchmarked:
         return self.to_float.ratio
 
     @property
+    def ratio_limit(self) -> float:
+        """What the ratio may be in another session too: its upper limit, and the floor above."""
+        return self.ratio_to_float.high * (1 + self.to_float.floor)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the exported file."""
         return self.audit.size_bytes
@@ -81,6 +86,7 @@ class Benchmarked:
             "p99_s": self.measurement.quantile_s(0.99),
             "ratio_to_float": self.ratio_to_float.to_dict(),
             "verdict": self.to_float.verdict.value,
+            "floor": self.to_float.floor,
             "detectable": self.to_float.detectable,
             "blocks": self.to_float.blocks,
             "predicted_s": self.predicted_s,
@@ -102,8 +108,9 @@ class Benchmark:
         runtime: threads and options; JSON values.
         results: one per policy and rival.
         again: a second session of the float network compared with the first; a ratio no further
-            from 1 than its interval reaches may be noise.
+            from 1 than its interval reaches may be noise, and no verdict is given on it.
         notes: what a reader must know, such as that inputs were random.
+        mode: what the caches held when a run began.
     """
 
     device: Mapping[str, Any]
@@ -111,18 +118,26 @@ class Benchmark:
     results: tuple[Benchmarked, ...]
     again: Comparison
     notes: tuple[str, ...]
+    mode: Mode = Mode.WARM
 
     @property
     def noise(self) -> Ratio:
         """The float network's time over its own, with its 95 % interval."""
         return self.again.ratio
 
+    @property
+    def floor(self) -> float:
+        """The relative difference that every verdict cleared: `noise`, or what it is at least."""
+        return self.again.floor
+
     def to_dict(self) -> dict[str, Any]:
         """Return the benchmark as JSON values."""
         return {
             "device": dict(self.device),
             "runtime": dict(self.runtime),
+            "mode": self.mode.value,
             "noise_floor": {**self.noise.to_dict(), "relative": self.noise.furthest},
+            "floor": self.floor,
             "notes": list(self.notes),
             "results": [result.to_dict() for result in self.results],
         }
@@ -146,6 +161,7 @@ def benchmark(
     rivals: Sequence[str] = (FLOAT, "w8a8"),
     threads: int = 1,
     blocks: int = 20,
+    cold: bool = False,
     score: bool = True,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> Benchmark:
@@ -159,6 +175,7 @@ def benchmark(
         threads: of the runtime.
         blocks: how often each candidate gets a turn at most: one that is clearly faster or slower
             than the float network gets fewer.
+        cold: empty the caches before each run, instead of running with what the last one left.
         score: run every file on the test images, if there are any.
         progress: called with the share done and what is being done.
 
@@ -167,7 +184,8 @@ def benchmark(
         CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
     """
-    options = CompareOptions(looks_until(blocks), seed=bench.seed)
+    mode = Mode.COLD if cold else Mode.WARM
+    options = CompareOptions(looks_until(blocks), turns=TurnOptions(mode=mode), seed=bench.seed)
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
@@ -181,9 +199,10 @@ def benchmark(
         {name: run for name, run in runners.items() if name != FLOAT},
         runners[FLOAT],
         options,
+        again=_AGAIN,
         progress=lambda share: progress(share, "timing, interleaved"),
     )
-    compared[FLOAT] = equal(compared[_AGAIN].reference, options.floor)
+    compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)
     score = score and bench.data is not None and bench.classifies
     results = []
     for name, policy in asked.items():
@@ -205,7 +224,8 @@ def benchmark(
                 ),
             )
         )
-    notes = ["random inputs: no accuracy is reported"] if bench.data is None else []
+    notes = ["cold: the caches are emptied before each run; predictions are warm"] if cold else []
+    notes += ["random inputs: no accuracy is reported"] if bench.data is None else []
     notes += [
         f"{name}: the option {option} decides nothing on this runtime"
         for name, policy in policies.items()
@@ -221,6 +241,7 @@ def benchmark(
         tuple(results),
         compared[_AGAIN],
         tuple(notes),
+        mode,
     )
 
 

@@ -7,6 +7,7 @@ from costmodels.errors import BackendError, UnsupportedChoiceError
 from costmodels.model import BackendContext, CostModel
 from costmodels.pricing import total
 from costmodels.registry import backend
+from costmodels.replay import TableReplay
 from costmodels.size import ExportedSize
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
@@ -14,6 +15,8 @@ from quantization.bits import FLOAT32, BitWidths
 from quantization.errors import did_you_mean
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
+
+_STORED = "table:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +76,35 @@ class Costs:
             return None
 
 
-def parse_costs(texts: Sequence[str], context: BackendContext, *, exported: bool = True) -> Costs:
+def stored_tables(texts: Sequence[str]) -> dict[str, CostTable]:
+    """Read the tables that ``--cost`` values name, by the file as typed.
+
+    Raises:
+        BackendError: for an unknown metric.
+        TableError: if a file is missing or holds no table.
+    """
+    specs = (_metric_of(text)[1] for text in texts)
+    paths = (spec.removeprefix(_STORED) for spec in specs if spec.startswith(_STORED))
+    return {path: CostTable.read(path) for path in dict.fromkeys(paths) if path}
+
+
+def parse_costs(
+    texts: Sequence[str],
+    context: BackendContext,
+    *,
+    exported: bool = True,
+    tables: Mapping[str, CostTable] | None = None,
+) -> Costs:
     """Read ``--cost`` values: a backend, or ``METRIC=`` and a backend.
 
     Without ``METRIC=``, a backend prices every metric that it can and that nothing else was named
     for, size excepted. Without an exported file, nothing has a size.
+
+    Args:
+        texts: the values.
+        context: of the backends.
+        exported: whether there is an exported file.
+        tables: to use for ``table:FILE`` instead of what the file holds, by the file as typed.
 
     Raises:
         BackendError: for an unknown backend or metric, or two backends for one metric.
@@ -87,13 +114,13 @@ def parse_costs(texts: Sequence[str], context: BackendContext, *, exported: bool
     for text in texts:
         metric, spec = _metric_of(text)
         if metric is None:
-            general.append(backend(spec, context))
+            general.append(_backend(spec, context, tables or {}))
             continue
         if metric is Metric.SIZE:
             raise BackendError("size is not priced by a backend: it is the exported file's own")
         if metric in named:
             raise BackendError(f"two backends for {metric.value}; keep one")
-        named[metric] = backend(spec, context)
+        named[metric] = _backend(spec, context, tables or {})
         if metric not in named[metric].metrics:
             raise BackendError(f"{spec} does not price {metric.value}")
     found = dict(named)
@@ -105,6 +132,12 @@ def parse_costs(texts: Sequence[str], context: BackendContext, *, exported: bool
                 )
             found[metric] = model
     return Costs({**found, Metric.SIZE: ExportedSize()} if exported else found)
+
+
+def _backend(spec: str, context: BackendContext, tables: Mapping[str, CostTable]) -> CostModel:
+    if spec.startswith(_STORED) and spec.removeprefix(_STORED) in tables:
+        return TableReplay(tables[spec.removeprefix(_STORED)], spec)
+    return backend(spec, context)
 
 
 def _metric_of(text: str) -> tuple[Metric | None, str]:

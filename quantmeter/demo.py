@@ -230,7 +230,7 @@ def _shortfall(timed: Benchmark, size_bytes: float, factor: float) -> float:
     It is the largest factor by which a prediction of a file within the size budget fell short.
     """
     shortfalls = [
-        r.ratio_to_float.high / r.predicted_ratio_to_float
+        r.ratio_limit / r.predicted_ratio_to_float
         for r in timed.results
         if r.size_bytes <= size_bytes and r.predicted_ratio_to_float
     ]

@@ -1,4 +1,7 @@
-"""Whether a table that was measured earlier still holds: ten of its policies are timed again."""
+"""Whether a table that was measured earlier still holds: ten of its policies are timed again.
+
+And what must be said of the tables that ``--cost`` names before they are used.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,17 +17,24 @@ from costmodels.model import BackendContext
 from costmodels.table import CostTable
 from hil.calibration import Measure
 from hil.device import detect
-from hil.drift import Drift, check_drift, choose_probes
+from hil.drift import check_drift, choose_probes
+from hil.judgement import Drift, noise_of
 from hil.live import OrtLive
+from hil.timing import Clock
+from quantization.errors import QuantmeterError
 from quantization.network import Network
+from quantmeter.costs import stored_tables
 from quantmeter.data import Data
-from quantmeter.workbench import open_workbench
+from quantmeter.workbench import Workbench, open_workbench
 
 OLD_S = 24 * 3600.0
 """Seconds after which a table counts as old."""
 
 _SECONDS = 10.0
+_FLOAT_SHARE = 0.2
+"""Of these seconds, for the float network beside itself; at least two readings are made."""
 _READINGS_OF_FLOAT = 4
+_AS_IT_IS = "used as it is"
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,12 @@ def drift(
     seed: int = 0,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
     measure: Measure | None = None,
+    clock: Clock = time.perf_counter,
 ) -> DriftCheck:
     """Time ten policies of a measured table again, for ten seconds at most.
+
+    Not counted is the first reading of the float network, for which the worker process starts. Of a
+    slow network, fewer policies are timed.
 
     Args:
         model: path of an ONNX file, or a network.
@@ -63,8 +77,10 @@ def drift(
         seed: of what is drawn.
         progress: called with the share done and what is being done.
         measure: times a policy beside the float network; None for ONNX Runtime; for tests.
+        clock: seconds; for tests.
 
     Raises:
+        BackendError: if the network is so slow that not even three policies can be timed.
         TableError: if the table is of another network, device or runtime version, has other
             threads, or holds no timed policies.
     """
@@ -76,24 +92,28 @@ def drift(
     if measure is None:
         inputs = None if bench.data is None else bench.range_inputs
         measure = OrtLive(BackendContext(threads, seed=seed, inputs=inputs)).measure(bench.network)
-    began = time.perf_counter()
     progress(0.0, "timing the float network beside itself")
     floats = np.zeros(len(bench.network.layers), np.bool_)
-    equals = [measure(floats, seed + 1 + i).ratio for i in range(_READINGS_OF_FLOAT)]
-    noise = max(
-        float(np.sqrt(np.mean(np.square(np.log(equals))))),
-        float(held.source.get("reading_noise") or 0.0),
-    )
+    equals = [measure(floats, seed + 1).ratio]
+    began, longest = clock(), 0.0
+    while len(equals) < _READINGS_OF_FLOAT:
+        start = clock()
+        if len(equals) >= 2 and start - began + longest > _FLOAT_SHARE * _SECONDS:
+            break
+        equals.append(measure(floats, seed + 1 + len(equals)).ratio)
+        longest = max(longest, clock() - start)
+    noise = max(noise_of(equals), float(held.source.get("reading_noise") or 0.0))
     validation = held.source.get("validation") or {}
     error = float(validation.get("table", {}).get("mean_absolute", 0.0))
-    progress(0.1, "timing ten policies")
+    progress(_FLOAT_SHARE, "timing ten policies")
     found = check_drift(
         held,
         measure,
         noise,
         table_error=error,
-        seconds=_SECONDS - (time.perf_counter() - began),
+        seconds=_SECONDS - (clock() - began),
         seed=seed + 1000,
+        clock=clock,
     )
     progress(1.0, "done")
     rescaled = held.scaled(found.scale) if found.rescales else held
@@ -116,54 +136,117 @@ def is_old(table: CostTable, now_s: float | None = None, here: Device | None = N
     return now - created > OLD_S and device.identity == (here or detect()).identity
 
 
-def check_old_tables(
+@dataclass(frozen=True)
+class Checked:
+    """A table that ``--cost`` names.
+
+    Args:
+        table: the one to use.
+        remark: what its user must know; empty if nothing.
+    """
+
+    table: CostTable
+    remark: str = ""
+
+
+def check_tables(
     model: str | Path | Network,
     costs: Sequence[str],
     *,
-    data: str | Path | Data | None,
-    threads: int,
-    seed: int,
-    progress: Callable[[float, str], None],
+    data: str | Path | Data | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    old: bool = True,
+    progress: Callable[[float, str], None] = lambda _share, _what: None,
     measure: Measure | None = None,
-) -> dict[str, DriftCheck]:
-    """Check the tables among the values of ``--cost`` that are old (`is_old`), by file name.
+    clock: Clock = time.perf_counter,
+) -> dict[str, Checked]:
+    """Look at the tables among the values of ``--cost``; check those that are old (`is_old`).
 
-    Those without timed policies (CSV files hold none) are not checked. Arguments and errors are
-    those of `drift`.
+    What was measured elsewhere or with other threads cannot be checked, nor can what holds no timed
+    policies (CSV files do not): that is said, and the table is used as it is. So is one whose check
+    fails. Arguments are those of `drift`; without `old`, no old table is checked.
+
+    Returns:
+        By the file as typed.
+
+    Raises:
+        QuantmeterError: if the model, the data or a table cannot be read, or do not fit.
     """
     found = {}
-    for text in costs:
-        _, named, path = text.partition("table:")
-        table = CostTable.read(path) if named else None
-        if table is not None and table.measurements and is_old(table):
-            given = data if table.source.get("inputs") == "given" else None
-            found[path] = drift(
-                model,
+    bench: Workbench | None = None
+    for path, table in stored_tables(costs).items():
+        difference = unlike(table, threads)
+        found[path] = Checked(table, f"{difference}; {_AS_IT_IS}" if difference else "")
+        if difference or not old or not is_old(table):
+            continue
+        bench = bench or open_workbench(model, data, seed=seed)
+        table.check(bench.network)
+        try:
+            checked = drift(
+                bench.network,
                 table,
-                data=given,
+                data=bench.data if table.source.get("inputs") == "given" else None,
                 threads=threads,
                 seed=seed,
                 progress=progress,
                 measure=measure,
+                clock=clock,
             )
+        except QuantmeterError as error:
+            found[path] = Checked(table, f"not checked, {_AS_IT_IS}: {error}")
+            continue
+        how = _AS_IT_IS
+        if checked.drift.rescales:
+            how = "rescaled for this command; quantmeter drift --out writes it so"
+        found[path] = Checked(checked.table, f"{checked.drift} ({checked.drift.grounds}): {how}")
     return found
 
 
-def _require_same_device(table: CostTable, threads: int) -> None:
-    device = _device_of(table)
+def remark_on(table: CostTable, threads: int, now_s: float | None = None) -> str:
+    """Return what the user of a table must know that was measured elsewhere or long ago.
+
+    Args:
+        table: any table.
+        threads: of the runtime.
+        now_s: seconds since 1970; None for now.
+    """
+    if difference := unlike(table, threads):
+        return f"{difference}; {_AS_IT_IS}"
+    if not is_old(table, now_s):
+        return ""
+    days = ((time.time() if now_s is None else now_s) - table.source["created_s"]) / OLD_S
+    advice = "; quantmeter drift tells whether it holds" if table.measurements else ""
+    return f"measured {days:,.0f} day{'s' if round(days) > 1 else ''} ago{advice}"
+
+
+def unlike(table: CostTable, threads: int) -> str:
+    """Return how this device, runtime or threads differ from those of a table; empty if not.
+
+    Empty too of a table that does not say where it was measured.
+    """
+    device, here = _device_of(table), detect()
     if device is None:
-        raise TableError("the table was not measured; only measured tables drift")
-    here = detect()
+        return ""
     if device.identity != here.identity:
-        raise TableError(
-            f"the table was measured on {device.cpu} with {device.runtime} "
-            f"{device.runtime_version}, this is {here.cpu} with {here.runtime} "
-            f"{here.runtime_version}; calibrate here"
-        )
+        then, now = _words(device), _words(here)
+        if then == now:
+            then, now = (f"{each} ({' '.join(d.isa)})" for each, d in ((then, device), (now, here)))
+        return f"measured on {then}, this is {now}"
     runtime: Any = table.source.get("runtime")
-    then = runtime.get("threads") if isinstance(runtime, dict) else None
-    if then != threads:
-        raise TableError(f"the table was measured with {then} threads, not {threads}")
+    counted = runtime.get("threads") if isinstance(runtime, dict) else None
+    return "" if counted == threads else f"measured with {counted} threads, not {threads}"
+
+
+def _require_same_device(table: CostTable, threads: int) -> None:
+    if _device_of(table) is None:
+        raise TableError("the table was not measured; only measured tables drift")
+    if difference := unlike(table, threads):
+        raise TableError(f"the table was {difference}; calibrate here")
+
+
+def _words(device: Device) -> str:
+    return f"{device.cpu} with {device.runtime} {device.runtime_version}"
 
 
 def _device_of(table: CostTable) -> Device | None:

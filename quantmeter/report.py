@@ -139,8 +139,8 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the searched and uniform policies as given, then the float network.
 
     A budget counts as met when the file itself meets it: the upper limit of the measured latency
-    ratio, and the exported bytes. A gap to the optimum under the budgets means something only for
-    a policy that keeps to them, which is why it is never negative.
+    ratio, with the noise floor above it, and the exported bytes. A gap to the optimum under the
+    budgets means something only for a policy that keeps to them, which is why it is never negative.
     """
     budget = result["budgets"]
     rows = []
@@ -150,7 +150,8 @@ def describe_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         over -= budget["size_bytes"]
         keeps = over <= 0 and (predicted is None or predicted <= budget["latency_ratio"])
         gap = row.get("gap") if keeps else None
-        fast = timed["ratio_to_float"]["high"] <= budget["latency_ratio"]
+        limit = timed["ratio_to_float"]["high"] * (1 + timed["floor"])
+        fast = limit <= budget["latency_ratio"]
         audit = timed["audit"]
         kind = "float" if name == "float" else "uniform"
         rows.append(

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
+from costmodels.table import CostTable
 from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.errors import BudgetError, PolicyError, QuantmeterError, did_you_mean
 from quantization.network import Network
@@ -157,6 +158,7 @@ def search(
     seed: int = 0,
     store: Path | None = None,
     exported: bool = True,
+    tables: Mapping[str, CostTable] | None = None,
     out: str | Path | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchReport:
@@ -180,6 +182,7 @@ def search(
         store: file of the measurements that a measuring backend keeps; None keeps none.
         exported: whether the policy is to be exported. If not, as for other hardware, choices that
             ONNX Runtime cannot run are allowed too, and nothing has a size.
+        tables: to use for ``table:FILE`` instead of what the file holds, by the file as in `cost`.
         out: folder for ``policy.json``, ``trials.jsonl`` and ``result.json``; None writes nothing.
         progress: called with the share done and what is being done.
 
@@ -204,7 +207,7 @@ def search(
         store=store,
         progress=progress,
     )
-    costs = parse_costs(cost, context, exported=exported)
+    costs = parse_costs(cost, context, exported=exported, tables=tables)
     if not costs.models:
         raise BackendError("nothing is priced; name what prices the latency or energy: --cost")
     folder = None if out is None else Path(out)

@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
     [
         ("episodes.py", r"update +[\d.]+ ms"),
         ("exporter_choices.py", r"the same file again +[\d.]+ \[[\d.]+ [\d.]+\] +same dB"),
-        ("fastest.py", r"over the better uniform policy \((float|integer)\): at most [\d.]+"),
+        (
+            "fastest.py",
+            r"over the better uniform policy \((float|integer)\): at most [\d.]+\n"
+            r"noise floor: +[\d.]+%",
+        ),
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),

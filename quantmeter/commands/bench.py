@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from quantmeter.commands.drift import add_old_tables, report_old_tables
+from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
     Subparsers,
     add_command,
@@ -50,6 +50,11 @@ def add_parser(subparsers: Subparsers) -> None:
         default=50,
         help="turns of each candidate at most (default 50); clear winners and losers get fewer",
     )
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="empty the caches before each run: how long the first run after other work takes",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.costs import parse_costs
     from quantmeter.workbench import open_workbench
 
-    report_old_tables(arguments)
+    tables = check_named_tables(arguments)
     policies = read_policies(arguments.policy)
     bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
     context = BackendContext(
@@ -68,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         inputs=bench.range_inputs,
         store=store_of(arguments),
     )
-    costs = parse_costs(arguments.cost, context) if arguments.cost else None
+    costs = parse_costs(arguments.cost, context, tables=tables) if arguments.cost else None
     with progress_bar("benchmarking") as progress:
         found = benchmark(
             bench,
@@ -77,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             rivals=arguments.vs,
             threads=arguments.threads,
             blocks=arguments.blocks,
+            cold=arguments.cold,
             progress=progress,
         )
     if arguments.json:
@@ -99,7 +105,7 @@ def _print(found: "Benchmark") -> None:
     from costmodels.units import Unit, format_quantity
 
     rows = table(
-        "Timed interleaved, paired against float",
+        f"Timed interleaved, {found.mode.value}, paired against float",
         *(
             "policy",
             "median",
@@ -136,7 +142,9 @@ def _print(found: "Benchmark") -> None:
     )
     out.print(
         f"noise floor of this run: {found.noise.furthest:.1%} (float against itself, loaded twice: "
-        f"{found.noise.mid:.3f} [{found.noise.low:.3f}, {found.noise.high:.3f}])"
+        f"{found.noise.mid:.3f} [{found.noise.low:.3f}, {found.noise.high:.3f}]); "
+        f"faster and slower are by more than {found.floor:.1%}",
+        soft_wrap=True,
     )
     for result in found.results:
         for problem in result.audit.problems:

@@ -1,6 +1,7 @@
 """``quantmeter cost``: what a policy costs, layer by layer."""
 
 import argparse
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from quantmeter.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from costmodels.table import CostTable
     from quantization.network import Network
     from quantization.policy import Policy
 
@@ -59,10 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     network = read_network(arguments.model)
     policy = _policy(arguments.policy, network)
     batch = PolicyBatch.of(network, [policy])
+    tables = _stored_tables(arguments)
     with progress_bar("pricing") as progress:
         seconds = parse_duration(arguments.time)
         context = BackendContext(arguments.threads, seconds, store=store_of(arguments))
-        model = parse_costs(arguments.cost, replace(context, progress=progress)).model(metric)
+        context = replace(context, progress=progress)
+        model = parse_costs(arguments.cost, context, tables=tables).model(metric)
         priced = model.table(network, batch.choices, metric)
         exact = float(model.total(network, batch, metric)[0])
     # The sum of the table; for size the file may be smaller, see `costmodels.size`.
@@ -142,6 +146,20 @@ def run(arguments: argparse.Namespace) -> int:
     for note in notes:
         out.print(f"note: {note}")
     return 0
+
+
+def _stored_tables(arguments: argparse.Namespace) -> "dict[str, CostTable]":
+    """Read the tables that ``--cost`` names; say on standard error what one must know of them."""
+    if not any("table:" in text for text in arguments.cost):
+        return {}
+    from quantmeter.costs import stored_tables
+    from quantmeter.drifting import remark_on
+
+    tables = stored_tables(arguments.cost)
+    for path, found in tables.items():
+        if remark := remark_on(found, arguments.threads):
+            print(f"{path}: {remark}", file=sys.stderr)
+    return tables
 
 
 def _policy(text: str | None, network: "Network") -> "Policy":

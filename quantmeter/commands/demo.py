@@ -98,6 +98,12 @@ def print_result(result: Mapping[str, Any], screen: "Console") -> None:
     )
     screen.print(_search_table(page))
     screen.print(_COLUMNS, soft_wrap=True)
+    screen.print(
+        f"noise floor of that run: {result['noise_floor']['relative']:.1%} (float against itself, "
+        "loaded twice: {mid:.3f} [{low:.3f}, {high:.3f}]); ".format_map(result["noise_floor"])
+        + f"the budget is met with {result['float']['timed']['floor']:.1%} above the limits",
+        soft_wrap=True,
+    )
     _print_verdict(page, screen)
 
 

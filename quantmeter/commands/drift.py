@@ -19,7 +19,7 @@ from quantmeter.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from hil.drift import Drift
+    from costmodels.table import CostTable
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -39,7 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, print the answer; exit 1 if the table must be calibrated anew."""
-    from hil.drift import Answer
+    from hil.judgement import Answer
     from quantmeter.drifting import drift
     from quantmeter.files import require_file, write
 
@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({**asdict(found.drift), "answer": str(found.drift), "noise": found.noise})
         return int(anew)
-    console().print(describe(arguments.table, found.drift))
+    console().print(
+        f"{arguments.table}: {found.drift} ({found.drift.grounds})", soft_wrap=True, markup=False
+    )
     if out is not None and not anew:
         console().print(f"written: {out}")
     return int(anew)
@@ -77,31 +79,27 @@ def add_old_tables(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def report_old_tables(arguments: argparse.Namespace) -> None:
-    """Check the old tables that ``--cost`` names, and say on standard error what was found."""
-    from quantmeter.drifting import check_old_tables
+def check_named_tables(arguments: argparse.Namespace) -> dict[str, "CostTable"]:
+    """Check the old tables that ``--cost`` names, and say on standard error what was found.
 
-    if arguments.no_drift_check or not any("table:" in text for text in arguments.cost):
-        return
+    Returns:
+        The tables to use, by the file as typed.
+    """
+    from quantmeter.drifting import check_tables
+
+    if not any("table:" in text for text in arguments.cost):
+        return {}
     with progress_bar("drift check") as progress:
-        found = check_old_tables(
+        found = check_tables(
             arguments.model,
             arguments.cost,
             data=arguments.data,
             threads=arguments.threads,
             seed=arguments.seed,
+            old=not arguments.no_drift_check,
             progress=progress,
         )
     for name, checked in found.items():
-        print(describe(name, checked.drift), file=sys.stderr)
-        if checked.drift.rescales:
-            print("its ratios hold; quantmeter drift --out writes it rescaled", file=sys.stderr)
-
-
-def describe(name: str, found: "Drift") -> str:
-    """Return the answer and what it rests on, as one line."""
-    return (
-        f"{name}: {found} (float network {found.scale:.3f}x as slow as then, "
-        f"ratios to it off by {found.median_change:.1%} in the median of {found.probes} policies; "
-        f"up to {found.median_limit:.1%} means nothing)"
-    )
+        if checked.remark:
+            print(f"{name}: {checked.remark}", file=sys.stderr)
+    return {name: checked.table for name, checked in found.items()}

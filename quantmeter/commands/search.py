@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from quantmeter.commands.drift import add_old_tables, report_old_tables
+from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
     Subparsers,
     add_choices,
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     from costmodels.units import Metric, Unit, format_quantity, parse_duration
     from quantmeter.searching import search
 
-    report_old_tables(arguments)
+    tables = check_named_tables(arguments)
     with progress_bar("searching") as progress:
         report = search(
             arguments.model,
@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             store=store_of(arguments),
             exported=not arguments.no_export,
+            tables=tables,
             out=arguments.out,
             progress=progress,
         )

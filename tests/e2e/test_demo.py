@@ -21,7 +21,6 @@ from costmodels.size import ExportedSize
 from costmodels.sketch import example_network
 from costmodels.table import CostTable
 from costmodels.units import Metric
-from hil.timing import Ratio
 from quantization.bits import BitWidths
 from quantization.policy import Policy
 from quantmeter import demo
@@ -42,7 +41,9 @@ def test_the_quick_demo_deploys_an_audited_policy_that_meets_both_budgets(tmp_pa
     assert result == json.loads((tmp_path / "result.json").read_text())
     rows = {row["name"]: row for row in result["rows"]}
     deployed = rows[result["deployed"]]["timed"]
-    assert deployed["ratio_to_float"]["high"] <= result["budgets"]["latency_ratio"]
+    limit = deployed["ratio_to_float"]["high"] * (1 + deployed["floor"])
+    assert limit <= result["budgets"]["latency_ratio"]
+    assert deployed["floor"] >= result["noise_floor"]["relative"]
     assert deployed["size_bytes"] <= result["budgets"]["size_bytes"]
     assert deployed["audit"]["ok"]
     assert (tmp_path / "deployed.onnx").stat().st_size == deployed["size_bytes"]
@@ -69,7 +70,7 @@ class _Row:
 def _result(name: str, high: float, *, size: int = 100, ok: bool = True) -> Any:
     return SimpleNamespace(
         name=name,
-        ratio_to_float=Ratio(high - 0.02, high - 0.01, high),
+        ratio_limit=high,
         predicted_ratio_to_float=0.5,
         size_bytes=size,
         audit=SimpleNamespace(ok=ok),

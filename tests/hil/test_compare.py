@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,68 @@ def test_in_a_race_the_decided_leave_and_the_others_go_on() -> None:
     assert shares[-1] == 1.0
 
 
+def _raced(seconds: Mapping[str, Callable[[int], float]]) -> dict[str, Comparison]:
+    """Race candidates that take so many ms in their n-th run, beside one of 1 ms and its second."""
+    machine, counts = Machine(), Counter[str]()
+
+    def candidate(name: str) -> Callable[[], None]:
+        def run() -> None:
+            machine.now += 1e-3 * seconds[name](counts[name])
+            counts[name] += 1
+
+        return run
+
+    return compare_many(
+        {name: candidate(name) for name in seconds},
+        machine.candidate("reference", 1e-3),
+        QUICK,
+        again="again",
+        clock=machine.clock,
+        observe=machine.observe,
+    )
+
+
+def test_no_verdict_is_given_within_what_the_reference_differs_by_from_itself() -> None:
+    found = _raced({"again": lambda _: 1.038, "near": lambda _: 0.975, "far": lambda _: 1 / 1.04})
+    assert {n: c.verdict.value for n, c in found.items()} == {
+        "again": "undecided",
+        "near": "undecided",
+        "far": "faster",
+    }
+    assert [c.floor for c in found.values()] == pytest.approx([0.038] * 3)
+    assert found["near"].detectable == pytest.approx(0.038)
+    assert {n: c.blocks for n, c in found.items()} == {"again": 50, "near": 50, "far": 10}
+
+
+def test_a_quiet_second_session_leaves_the_floor_of_the_options() -> None:
+    found = _raced({"again": lambda _: 1.0, "near": lambda _: 0.975})
+    assert found["near"].verdict is Verdict.FASTER
+    assert found["near"].floor == QUICK.floor
+
+
+def test_a_candidate_comes_back_when_the_floor_rises_above_it() -> None:
+    runs = 3  # of a turn
+    late = {
+        "again": lambda run: 1.0 if run < 10 * runs else 1.2,
+        "early winner": lambda _: 0.95,
+    }
+    found = _raced(late)
+    assert found["early winner"].floor == pytest.approx(0.2)
+    assert found["early winner"].verdict is Verdict.UNDECIDED
+    assert 10 < found["early winner"].blocks < 50, "it was away until the floor had risen"
+
+
+def test_a_second_session_is_one_of_the_candidates() -> None:
+    machine = Machine()
+    with pytest.raises(CostError, match="no candidate is named 'other'"):
+        compare_many(
+            {"it": machine.candidate("it", 1e-3)},
+            machine.candidate("reference", 1e-3),
+            QUICK,
+            again="other",
+        )
+
+
 def test_a_race_needs_candidates_and_the_name_of_the_reference() -> None:
     machine = Machine()
     for candidates in ({}, {"reference": machine.candidate("it", 1e-3)}):
@@ -174,3 +237,4 @@ def test_a_ratio_reaches_equally_far_on_either_side_of_one() -> None:
     floor = NoiseFloor((Ratio(1 / 1.02, 1.0, 1.01), Ratio(0.99, 1.0, 1.015)), (6, 6))
     assert floor.relative == pytest.approx(0.02)
     assert floor.to_dict()["pairs"][1]["high"] == 1.015
+    assert Ratio(0.0, 1.0, np.inf).furthest == np.inf

@@ -69,8 +69,24 @@ def test_the_noise_floor_is_the_float_network_beside_itself(found: Benchmark) ->
     assert content["low"] <= content["mid"] <= content["high"]
     assert content["relative"] == found.noise.furthest
     assert 0.5 < found.noise.mid < 2.0
+    assert found.floor == found.to_dict()["floor"] == max(0.01, found.noise.furthest)
+    first = found.results[0]
+    assert first.ratio_limit == first.ratio_to_float.high * (1 + found.floor)
+    assert {result["floor"] for result in found.to_dict()["results"]} == {found.floor}
     beside = found.results[0].measurement.context["interleaved"]
     assert len(beside) == len(found.results) + 1
+
+
+def test_cold_runs_start_with_empty_caches_and_the_result_says_so(
+    bench: Workbench, policies: dict[str, Policy], found: Benchmark
+) -> None:
+    cold = benchmark(bench, policies, rivals=(), blocks=6, cold=True, score=False)
+    context = cold.results[0].measurement.context
+    assert (context["turns"]["mode"], cold.to_dict()["mode"]) == ("cold", "cold")
+    assert context["swept_bytes"] > 0
+    assert any(note.startswith("cold: the caches are emptied") for note in cold.notes)
+    assert found.to_dict()["mode"] == "warm"
+    assert not any("cold" in note for note in found.notes)
 
 
 def test_a_percentile_that_the_runs_cannot_tell_is_absent(

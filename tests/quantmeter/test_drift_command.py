@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import pytest
 
 from costmodels.sketch import Sketch
 from costmodels.table import CostTable
-from hil.drift import Answer
+from hil.judgement import Answer
 from quantmeter.calibrating import calibrate
 from quantmeter.cli import main
 
@@ -72,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "moved": doctored(table, ratios=1e3, reading_noise=0.01),
         "old": doctored(table, reading_noise=WIDE, created_s=0.0),
         "old_faster": doctored(table, reading_noise=WIDE, floats=1e-3, created_s=0.0),
+        "old_bare": replace(doctored(table, created_s=0.0), measurements=()),
         "threads": doctored(table, runtime={"threads": 7}),
         "there": doctored(table, device={**table.source["device"], "cpu": "another CPU"}),
     }
@@ -180,9 +183,9 @@ def test_an_old_table_is_checked_before_it_is_used_and_standard_error_says_so(
 ) -> None:
     said = call(f"{USES[command]} --cost table:old_faster.json --no-store")
     assert said.status == 0
-    lines = said.err.splitlines()
-    assert lines[0].startswith("old_faster.json: rescale by ")
-    assert lines[1:] == ["its ratios hold; quantmeter drift --out writes it rescaled"]
+    [line] = said.err.splitlines()
+    assert line.startswith("old_faster.json: rescale by ")
+    assert "rescaled for this command; quantmeter drift --out writes it so" in line
     assert json.loads(said.out), "standard output holds the result alone"
 
 
@@ -200,6 +203,61 @@ def test_no_check_is_made_of_fresh_tables_or_where_none_is_wanted(
 ) -> None:
     said = call(f"{USES[command]} --cost {cost} --no-store")
     assert (said.status, said.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "where"),
+    [("bench", ("results", 0, "predicted_s")), ("search", ("float", "latency"))],
+)
+def test_a_command_goes_on_with_the_rescaled_table(
+    call: Call, command: str, where: Sequence[str | int]
+) -> None:
+    """What it predicts is what the file says, times a factor above 30."""
+    found = []
+    for more in ("--no-drift-check", ""):
+        said = call(f"{USES[command]} --cost table:old_faster.json --no-store {more}")
+        value = json.loads(said.out)
+        for key in where:
+            value = value[key]
+        found.append(value)
+    assert found[1] > 30 * found[0]
+
+
+@pytest.mark.parametrize("command", USES)
+def test_a_check_that_cannot_be_made_is_one_line_and_the_command_goes_on(
+    call: Call, command: str
+) -> None:
+    said = call(f"{USES[command]} --cost table:old_bare.json --no-store")
+    assert said.status == 0
+    assert said.err.startswith("old_bare.json: not checked, used as it is: ")
+    assert said.err.count("\n") == 1
+
+
+USES_ALL = {**USES, "cost": "cost M.onnx --metric latency --json"}
+
+
+@pytest.mark.parametrize("command", USES_ALL)
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("there", "measured on another CPU"), ("threads", "measured with 7 threads, not 1")],
+)
+def test_a_table_of_another_device_or_other_threads_is_never_used_silently(
+    call: Call, command: str, table: str, said: str
+) -> None:
+    found = call(f"{USES_ALL[command]} --cost table:{table}.json --no-store")
+    assert found.status == 0
+    assert found.err.startswith(f"{table}.json: {said}")
+    assert found.err.count("\n") == 1
+    assert json.loads(found.out), "standard output holds the result alone"
+
+
+def test_cost_says_how_old_a_table_is_and_times_nothing(call: Call) -> None:
+    found = call(f"{USES_ALL['cost']} --cost table:old.json --no-store")
+    assert found.status == 0
+    assert re.fullmatch(
+        r"old\.json: measured [\d,]+ days ago; quantmeter drift tells whether it holds\n", found.err
+    )
+    assert call(f"{USES_ALL['cost']} --cost table:T.json --no-store").err == ""
 
 
 @pytest.mark.parametrize("command", USES)

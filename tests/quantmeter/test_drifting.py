@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from costmodels.context import Context
-from costmodels.errors import TableError
+from costmodels.errors import BackendError, TableError
 from costmodels.measurement import Device, Measurement
 from costmodels.registry import backend
 from costmodels.sketch import Sketch, example_network
@@ -19,9 +19,9 @@ from costmodels.units import Metric
 from hil.calibration import Timed
 from hil.design import Pattern
 from hil.device import detect
-from hil.drift import Answer
+from hil.judgement import Answer
 from quantization.bits import DEFAULT_CHOICES
-from quantmeter.drifting import OLD_S, DriftCheck, check_old_tables, drift, is_old
+from quantmeter.drifting import OLD_S, Checked, DriftCheck, check_tables, drift, is_old, remark_on
 
 NETWORK = example_network()
 LAYERS = len(NETWORK.layers)
@@ -35,20 +35,30 @@ class Machine:
     Args:
         slower: factor of every time.
         integer_slower: factor of what runs as integers.
+        lasts_s: how long a reading takes, the first of them twelve seconds more.
+        disturbed: number of a reading in which the policy takes 1.5 times as long.
     """
 
     slower: float = 1.0
     integer_slower: float = 1.0
+    lasts_s: float = 0.3
+    disturbed: int | None = None
+    now: float = 0.0
     timed: list[Pattern] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._draw = np.random.default_rng(7)
 
+    def clock(self) -> float:
+        return self.now
+
     def measure(self, pattern: Pattern, _seed: int) -> Timed:
+        self.now += self.lasts_s + (0.0 if self.timed else 12.0)
         self.timed.append(pattern)
         shares = np.arange(1, LAYERS + 1) / (LAYERS * (LAYERS + 1))
         ratio = 1 - float(shares[pattern].sum()) * (2 - 1.2 * self.integer_slower)
         ratio *= float(np.exp(0.2 * NOISE * self._draw.standard_normal()))
+        ratio *= 1.5 if len(self.timed) - 1 == self.disturbed else 1.0
         policy = Measurement("policy", (1e-3 * self.slower * ratio,))
         return Timed(pattern, ratio, policy, Measurement("float", (1e-3 * self.slower,)), 0.1)
 
@@ -97,7 +107,7 @@ def elsewhere() -> Device:
 
 
 def check(table: CostTable | Path, machine: Machine, threads: int = 1) -> DriftCheck:
-    return drift(NETWORK, table, threads=threads, measure=machine.measure)
+    return drift(NETWORK, table, threads=threads, measure=machine.measure, clock=machine.clock)
 
 
 def test_a_table_that_holds_is_returned_as_it_was() -> None:
@@ -107,6 +117,34 @@ def test_a_table_that_holds_is_returned_as_it_was() -> None:
     assert found.table is table
     assert found.noise == NOISE, "the larger one of that of the calibration and that of now"
     assert [pattern.any() for pattern in machine.timed] == [False] * 4 + [True] * 10
+
+
+def test_the_readings_of_a_slow_network_end_in_time_without_the_start_of_the_worker() -> None:
+    machine = Machine(lasts_s=0.7)
+    found = check(made_table(), machine)
+    assert (found.drift.answer, found.drift.probes) == (Answer.UNCHANGED, 10)
+    assert [pattern.any() for pattern in machine.timed] == [False] * 3 + [True] * 10
+    assert machine.now <= 12.7 + 10
+
+
+def test_of_a_slower_network_fewer_policies_are_timed_and_the_answer_says_so() -> None:
+    machine = Machine(lasts_s=2.0, slower=1.5)
+    found = check(made_table(), machine)
+    assert (str(found.drift), found.drift.probes) == ("rescale by 1.5", 4)
+    assert "in the median of 4 policies, 10 would have taken too long" in found.drift.grounds
+    assert [pattern.any() for pattern in machine.timed] == [False] * 2 + [True] * 4
+    assert machine.now <= 14 + 10
+    with pytest.raises(BackendError, match="enough for 2 probes only; 3 are needed"):
+        check(made_table(), Machine(lasts_s=3.0))
+
+
+@pytest.mark.parametrize("lasts_s", [0.3, 0.7, 2.0])
+@pytest.mark.parametrize("disturbed", [0, 1])
+def test_one_disturbed_reading_of_the_float_network_does_not_widen_the_limits(
+    lasts_s: float, disturbed: int
+) -> None:
+    found = check(made_table(), Machine(lasts_s=lasts_s, disturbed=disturbed))
+    assert found.noise == NOISE
 
 
 def test_a_table_is_read_from_its_file(tmp_path: Path) -> None:
@@ -215,40 +253,96 @@ def test_a_table_that_does_not_say_when_and_where_never_gets_old(source: dict[st
     assert not is_old(made_table(**source), 1e12)
 
 
-def look(costs: Sequence[str], machine: Machine) -> dict[str, DriftCheck]:
-    return check_old_tables(
-        NETWORK,
-        costs,
-        data=None,
-        threads=1,
-        seed=0,
-        progress=lambda _share, _what: None,
-        measure=machine.measure,
-    )
+def look(costs: Sequence[str], machine: Machine, *, old: bool = True) -> dict[str, Checked]:
+    return check_tables(NETWORK, costs, old=old, measure=machine.measure, clock=machine.clock)
 
 
-def test_among_all_costs_only_old_tables_measured_here_are_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, CostTable]:
+    """Tables in files of the current folder, by name."""
     monkeypatch.chdir(tmp_path)
     tables = {
         "old.json": made_table(),
         "slow.json": made_table(),
         "new.json": made_table(created_s=1e12),
         "there.json": made_table(device=elsewhere().to_dict()),
+        "threads.json": made_table(runtime={"threads": 7}),
         "plain.json": backend("analytical:haq").table(NETWORK, DEFAULT_CHOICES, Metric.LATENCY),
     }
     for name, table in tables.items():
         Path(name).write_text(table.to_json())
     Path("old.csv").write_text(made_table().to_csv())
+    return tables
+
+
+@pytest.mark.usefixtures("stored")
+def test_among_all_costs_only_old_tables_measured_here_are_timed() -> None:
     machine = Machine(slower=1.5)
     others = ["ort", "energy=analytical:haq", "table:new.json", "table:there.json"]
-    others += ["table:plain.json", "table:old.csv", "latency=table:old.csv"]
-    assert look(others, machine) == {}
+    others += ["table:plain.json", "table:old.csv", "latency=table:old.csv", "table:threads.json"]
+    found = look(others, machine)
     assert machine.timed == []
+    assert {name: each.remark for name, each in found.items() if not each.remark} == {
+        "new.json": "",
+        "plain.json": "",
+    }
+    assert found["there.json"].remark.startswith("measured on another CPU with onnxruntime")
+    assert found["threads.json"].remark == "measured with 7 threads, not 1; used as it is"
+    assert found["old.csv"].remark.startswith("not checked, used as it is: ")
     found = look([*others, "table:old.json", "latency=table:slow.json"], machine)
-    assert list(found) == ["old.json", "slow.json"]
-    assert {str(each.drift) for each in found.values()} == {"rescale by 1.5"}
+    rescaled = [found[name] for name in ("old.json", "slow.json")]
+    assert all(each.remark.startswith("rescale by 1.5 (") for each in rescaled)
+    assert all("rescaled for this command" in each.remark for each in rescaled)
+    factors = [each.table.source["rescaled"] for each in rescaled]
+    assert factors == pytest.approx([1.5, 1.5])
+
+
+@pytest.mark.usefixtures("stored")
+def test_without_a_check_an_old_table_passes_and_a_foreign_one_is_told() -> None:
+    machine = Machine()
+    found = look(["table:old.json", "table:there.json"], machine, old=False)
+    assert machine.timed == []
+    assert found["old.json"].remark == ""
+    assert "another CPU" in found["there.json"].remark
+
+
+def test_a_check_that_cannot_be_made_is_told_and_the_table_is_used(
+    stored: dict[str, CostTable],
+) -> None:
+    [found] = look(["table:old.json"], Machine(lasts_s=5.0)).values()
+    assert found.remark.startswith("not checked, used as it is: ")
+    assert "too slow to be checked" in found.remark
+    assert found.table.to_json() == stored["old.json"].to_json()
+
+
+def test_a_table_whose_ratios_moved_is_used_as_it_is(stored: dict[str, CostTable]) -> None:
+    [found] = look(["table:old.json"], Machine(integer_slower=1.3)).values()
+    assert found.remark.startswith("recalibrate (")
+    assert found.remark.endswith("used as it is")
+    assert found.table.to_json() == stored["old.json"].to_json()
+
+
+def test_a_table_of_another_network_is_the_usual_error(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(replace(made_table(), network="0" * 64).to_json())
+    with pytest.raises(TableError, match="of another network"):
+        look([f"table:{path}"], Machine())
+
+
+def test_what_is_said_of_a_table_names_days_device_or_threads() -> None:
+    now = 1000.0 + 3 * OLD_S
+    table = made_table(created_s=1000.0)
+    advice = "quantmeter drift tells whether it holds"
+    assert remark_on(table, 1, now) == f"measured 3 days ago; {advice}"
+    assert remark_on(table, 1, 1001.0 + OLD_S) == f"measured 1 day ago; {advice}"
+    assert remark_on(replace(table, measurements=()), 1, now) == "measured 3 days ago"
+    assert remark_on(table, 1, 1000.0 + OLD_S) == ""
+    assert remark_on(table, 2, now) == "measured with 1 threads, not 2; used as it is"
+    assert remark_on(made_table(device=None), 2, now) == ""
+    older = replace(detect(), runtime_version="0.1").to_dict()
+    assert "onnxruntime 0.1, this is" in remark_on(made_table(device=older), 1)
+    fewer = replace(detect(), isa=("sse4_1",)).to_dict()
+    assert "(sse4_1), this is" in remark_on(made_table(device=fewer), 1)
 
 
 def test_an_old_table_that_is_missing_or_none_is_the_usual_error(tmp_path: Path) -> None:
