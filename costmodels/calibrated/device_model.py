@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.calibrated.domain import Domain
-from costmodels.calibrated.features import columns_of
+from costmodels.calibrated.features import NAMES, columns_of
 from costmodels.calibrated.forest import Forest
 from costmodels.calibrated.items import Items, is_layer
 from costmodels.calibrated.limits import Limits
@@ -160,7 +160,7 @@ class DeviceModel:
         return np.array([self.half_widths.get(key, np.nan) for key in keys], np.float64)
 
     def to_json(self) -> str:
-        """Return the model as JSON; `from_json` gives back one with the same predictions."""
+        """Return the model as JSON; what `from_json` gives back predicts the same to four digits."""
         parts = {
             name: {
                 "kinds": list(part.kinds),
@@ -175,6 +175,7 @@ class DeviceModel:
             "what": "device",
             "device": self.device.to_dict(),
             "threads": self.threads,
+            "columns": list(NAMES),
             "limits": self.limits.to_dict(),
             "parts": parts,
             "executed": {
@@ -202,6 +203,8 @@ class DeviceModel:
             values = json.loads(text)
             if values["what"] != "device" or values["version"] != VERSION:
                 raise TableError(f"no calibrated device of version {VERSION}; calibrate anew")
+            if values["columns"] != list(NAMES):
+                raise TableError("its trees see other columns than this version; calibrate anew")
             return cls(
                 Device.from_dict(values["device"]),
                 int(values["threads"]),

@@ -182,3 +182,9 @@ def test_a_neighbourhood_that_was_never_seen_takes_the_share_of_its_kind(world: 
     executed = replace(world.model.executed, near={"known, float": 0.25}, kind={"Relu, float": 0.5})
     assert executed.listed(items, np.zeros(3, np.bool_)).tolist() == [0.5, 0.25, 1.0]
     assert executed.listed(items, np.ones(3, np.bool_)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_trees_that_see_other_columns_are_refused(small: str) -> None:
+    columns = json.loads(small)["columns"]
+    with pytest.raises(TableError, match="other columns than this version"):
+        DeviceModel.from_json(_changed(small, columns=columns[::-1]))
