@@ -1,6 +1,8 @@
 """Measures each subject once: what a store holds is never taken again."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from hil.records import Record, Subject
@@ -12,18 +14,26 @@ class RecordStore(Protocol):
     """Where records are kept under their subjects."""
 
     def get(self, subject: Subject, /) -> Record | None:
-        """Return the record of `subject`; None if there is none."""
+        """Return the record of `subject`, with its time; None if there is none."""
         ...
 
     def put(self, subject: Subject, record: Record, /) -> Record:
-        """Keep `record`; return the one that is kept, which another process may have put first."""
+        """Keep `record`; return the one that is kept, with its time.
+
+        Another process may have put it first.
+        """
         ...
 
 
 class MemoryStore:
-    """Keeps records as long as it lives."""
+    """Keeps records as long as it lives.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Unix time in seconds; for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._records: dict[str, Record] = {}
 
     def get(self, subject: Subject, /) -> Record | None:
@@ -32,7 +42,8 @@ class MemoryStore:
 
     def put(self, subject: Subject, record: Record, /) -> Record:
         """See `RecordStore.put`."""
-        return self._records.setdefault(subject.key, record)
+        stamped = replace(record, created_s=self._clock())
+        return self._records.setdefault(subject.key, stamped)
 
 
 class Calls(Protocol):

@@ -80,6 +80,7 @@ class Timed:
         measurement: of the policy.
         reference: of the float network.
         wall_s: seconds that building, loading and timing took.
+        created_s: when it was stored, Unix time in seconds; None if no store took it.
     """
 
     pattern: Pattern
@@ -87,6 +88,7 @@ class Timed:
     measurement: Measurement
     reference: Measurement
     wall_s: float
+    created_s: float | None = None
 
     @classmethod
     def of(cls, pattern: Pattern, record: Record) -> "Timed":
@@ -99,7 +101,8 @@ class Timed:
             raise FailedPolicyError(record.failure, float(record.facts.get("wall_s", 0.0)))
         policy, reference = record.measurements["policy"], record.measurements["float"]
         parts = (record.facts[name] for name in ("build_s", "load_s", "timing_s"))
-        return cls(pattern, low_ratio(policy, reference), policy, reference, sum(parts))
+        ratio = low_ratio(policy, reference)
+        return cls(pattern, ratio, policy, reference, sum(parts), record.created_s)
 
 
 Measure = Callable[[Pattern, int], Timed]
@@ -156,6 +159,10 @@ class Calibration:
         disturbed: how many were timed while the machine was disturbed, and count for less.
         failed: what the failed ones ended in.
         validation: what those that judged say; None if there were none.
+
+    Attributes:
+        created_s: when the oldest of the timings was stored, Unix time in seconds; None if no
+            store took any.
     """
 
     float_s: float
@@ -168,6 +175,12 @@ class Calibration:
     disturbed: int
     failed: tuple[Failure, ...]
     validation: Validation | None
+
+    @property
+    def created_s(self) -> float | None:
+        """See the class."""
+        times = [each.created_s for each in self.timed if each.created_s is not None]
+        return min(times, default=None)
 
 
 def calibrate_network(

@@ -1,8 +1,9 @@
 """The backend ``ort``: latency measured on this machine through ONNX Runtime.
 
 `table` calibrates a network in context (`hil.calibration`); `total` builds and times the quantized
-networks themselves. Both in a worker process, and both look into the store first. Choices that
-execute the same kernel share one measurement, hence one number.
+networks themselves. Both in a worker process, and both look into the store first: what it holds
+since yesterday is not measured again. Choices that execute the same kernel share one measurement,
+hence one number.
 """
 
 import time
@@ -31,8 +32,8 @@ from hil.design import Pattern
 from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
-from hil.policy_timer import Setup
-from hil.store import Store
+from hil.policy_timer import Setup, shared_content
+from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions
 from quantization.bits import BitWidths
@@ -53,7 +54,7 @@ class OrtLive:
     """Measures latency through ONNX Runtime's CPU provider.
 
     Args:
-        context: threads, time for a table, real inputs, seed, store.
+        context: threads, time for a table, real inputs, seed, store and whether to measure anew.
 
     Attributes:
         device: who measures.
@@ -69,8 +70,11 @@ class OrtLive:
         self._context = context
         self.device = detect()
         self._store: RecordStore = MemoryStore()
+        self._replaced: Store | None = None
         if context.store is not None:
-            store = Store(context.store, self.device)
+            # The limit is that of the beginning: nothing becomes old while this object uses it.
+            store = Store(context.store, self.device, since_s=time.time() - OLD_S)
+            self._replaced = store if context.anew else None
             weakref.finalize(self, store.close)
             self._store = store
         self._setups: dict[str, Setup] = {}
@@ -183,13 +187,15 @@ class OrtLive:
             options = ExportOptions(
                 weight_method="minmax", pack=False, reduce_range=self.device.saturates
             )
-            self._setups[network.digest] = Setup(
+            setup = self._setups[network.digest] = Setup(
                 network,
                 self._ranges(network, inputs),
                 one_feed(network, inputs),
                 options,
                 self._context.threads,
             )
+            if self._replaced is not None:
+                self._replaced.discard(shared_content(setup))
         return self._setups[network.digest]
 
     def _inputs(self, network: Network) -> Float32Array:
@@ -214,7 +220,7 @@ class OrtLive:
             "seconds": self._context.seconds,
             "seed": self._context.seed,
             "inputs": "random" if self._context.inputs is None else "given",
-            "created_s": time.time(),
+            "created_s": time.time() if found.created_s is None else found.created_s,
             "policies": len(found.timed),
             "disturbed_policies": found.disturbed,
             "unlike_policies": found.model.unlike,

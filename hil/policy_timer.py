@@ -75,28 +75,30 @@ class ProfileJob:
     policy: Policy
 
 
-def subject(setup: Setup, job: Job) -> Subject:
-    """Return the identity of what timing `job` gives, apart from the device.
+def shared_content(setup: Setup) -> dict[str, Any]:
+    """Return what the subjects of all jobs of `setup` have in common, however they are timed.
 
     Weights and ranges belong to it, though tables of cost outlive both: the runtime removes
     operators whose effect the ranges already have, and folds constants by their values. So do the
     inputs, which may bring denormal numbers about. Options of the policy do not: none of them
     decides how the exporter builds it from given ranges.
     """
-    network, timing = setup.network, _timing(setup, job)
-    return Subject(
-        {
-            "measured": "a policy beside float",
-            "network": network.digest,
-            "weights": network.weights_digest,
-            "ranges": setup.ranges.digest,
-            "inputs": setup.feed_digest,
-            "policy": [str(job.policy[name]) for name in network.layer_names],
-            "export": {**asdict(setup.options), "revision": REVISION},
-            "runtime": recorded_options(setup.threads),
-            "timing": asdict(timing),
-        }
-    )
+    return {
+        "measured": "a policy beside float",
+        "network": setup.network.digest,
+        "weights": setup.network.weights_digest,
+        "ranges": setup.ranges.digest,
+        "inputs": setup.feed_digest,
+        "export": {**asdict(setup.options), "revision": REVISION},
+        "runtime": recorded_options(setup.threads),
+    }
+
+
+def subject(setup: Setup, job: Job) -> Subject:
+    """Return the identity of what timing `job` gives, apart from the device."""
+    policy = [str(job.policy[name]) for name in setup.network.layer_names]
+    timing = asdict(_timing(setup, job))
+    return Subject({**shared_content(setup), "policy": policy, "timing": timing})
 
 
 class PolicyTimer:

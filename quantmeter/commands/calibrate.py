@@ -32,6 +32,12 @@ def add_parser(subparsers: Subparsers) -> None:
     add_time(parser)
     add_store(parser)
     parser.add_argument(
+        "--anew",
+        action="store_true",
+        help="forget what the store holds of this network on this device, and measure all of it; "
+        "if that is ended, the command without --anew goes on",
+    )
+    parser.add_argument(
         "--out", required=True, metavar="TABLE.json", help="the table that is written"
     )
 
@@ -56,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             seed=arguments.seed,
             store=store_of(arguments),
+            anew=arguments.anew,
             progress=progress,
         )
     write(out, table.to_json())

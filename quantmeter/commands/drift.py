@@ -100,8 +100,11 @@ def report_old_tables(arguments: argparse.Namespace) -> None:
 
 def describe(name: str, found: "Drift") -> str:
     """Return the answer and what it rests on, as one line."""
+    from hil.drift import Answer
+
+    cure = "; calibrate --anew does so" if found.answer is Answer.RECALIBRATE else ""
     return (
         f"{name}: {found} (float network {found.scale:.3f}x as slow as then, "
         f"ratios to it off by {found.median_change:.1%} in the median of {found.probes} policies; "
-        f"up to {found.median_limit:.1%} means nothing)"
+        f"up to {found.median_limit:.1%} means nothing){cure}"
     )
