@@ -1,4 +1,4 @@
-"""Measures each policy of a network once: what a store holds is never taken again."""
+"""Measures each policy of a network once: what a store holds is not taken again."""
 
 import time
 
@@ -43,7 +43,7 @@ class PolicyBench:
         self._bench = Bench(worker, store, clock)
 
     def measure(self, policy: Policy, seed: int | None = None) -> Record:
-        """Return the record of `policy`, timed now if the store has none.
+        """Return the record of `policy`, timed now if the store has no measurement of it.
 
         A job that crashed, hung or raised gives a record with its failure, see `Bench.take`.
 

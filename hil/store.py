@@ -108,9 +108,8 @@ class Store:
         """Store a record, and commit it.
 
         Returns:
-            What the store now holds of the subject: this record, or an earlier one that stays. A
-            measurement replaces a failure, and either replaces what was stored before `since_s`;
-            nothing else is replaced.
+            What the store now holds of the subject: this record, or an earlier measurement that
+            stays. Failures are replaced, and so is what was stored before `since_s`.
 
         Raises:
             StoreError: if the record is not made of JSON values, or the file is locked for too
@@ -138,7 +137,7 @@ class Store:
                 ON CONFLICT (subject, identity) DO UPDATE
                 SET device = excluded.device, created_s = excluded.created_s,
                     failed = excluded.failed, record = excluded.record
-                WHERE entry.created_s < :since_s OR (entry.failed AND NOT excluded.failed)
+                WHERE entry.failed OR entry.created_s < :since_s
                 """,
                 row,
             )

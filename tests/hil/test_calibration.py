@@ -38,6 +38,7 @@ from hil.policy_timer import Job, Setup
 from hil.profile import Profile
 from hil.records import Failure, FailureKind, Record
 from hil.tables import measured_table
+from hil.worker import WorkerError
 from quantization.bits import FLOAT32, BitWidths, Format, parse_choices
 from quantization.formats import formats
 from quantization.network import Network
@@ -376,7 +377,10 @@ class Bench:
             raise KeyboardInterrupt
         pattern = np.array([not job.policy[n].reads.is_float for n in _network().layer_names])
         self.jobs.append((pattern.tobytes(), job.seed))
-        timed = self.world.measure(pattern, job.seed)
+        try:
+            timed = self.world.measure(pattern, job.seed)
+        except FailedPolicyError as error:
+            raise WorkerError(error.failure) from None
         facts = {"build_s": 0.25, "load_s": 0.25, "timing_s": 0.5}
         return Record({"policy": timed.measurement, "float": timed.reference}, facts=facts)
 
@@ -403,6 +407,18 @@ def test_a_killed_calibration_goes_on_to_the_same_end_and_takes_nothing_twice() 
     assert one == two
     assert len(_calibrate(bench.world, measure=bench.measures()).timed) == 81
     assert len(bench.jobs) == 81
+
+
+def test_a_calibration_that_ended_by_failures_is_tried_again_by_the_next_run() -> None:
+    """Three policies found no memory; there is enough now."""
+    bench = Bench(Crashing(_world().truth, crashes=frozenset(range(3))))
+    with pytest.raises(FailedPolicyError, match="killed by SIGSEGV"):
+        _calibrate(bench.world, measure=bench.measures())
+    assert len(bench.jobs) == 3
+    bench.world = _world()
+    found = _calibrate(bench.world, measure=bench.measures())
+    assert (len(found.timed), found.failed) == (81, ())
+    assert bench.jobs[3:6] == bench.jobs[:3]
 
 
 def test_a_table_adds_up_to_what_the_model_predicts_and_its_replay_to_the_total() -> None:

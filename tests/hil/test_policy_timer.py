@@ -40,7 +40,7 @@ def _setup(**changes: object) -> Setup:
 
 @dataclass
 class MemoryStore:
-    """Keeps records as long as the test runs; the first one stays."""
+    """Keeps records as long as the test runs; the first measurement stays."""
 
     kept: dict[str, Record] = field(default_factory=dict)
 
@@ -48,7 +48,10 @@ class MemoryStore:
         return self.kept.get(subject.key)
 
     def put(self, subject: Subject, record: Record) -> Record:
-        return self.kept.setdefault(subject.key, record)
+        held = self.kept.get(subject.key)
+        if held is None or held.failure is not None:
+            held = self.kept[subject.key] = record
+        return held
 
 
 @dataclass
@@ -162,7 +165,7 @@ def _record(value: float = 1.0) -> Record:
     return Record({"policy": Measurement("policy", (value,))})
 
 
-def test_a_second_pass_takes_nothing_again_neither_measurements_nor_failures() -> None:
+def test_a_run_takes_nothing_again_and_a_later_run_only_what_failed() -> None:
     setup, store = _setup(), MemoryStore()
     policies = [random_policy(setup.network, seed) for seed in range(3)]
     failure = Failure(FailureKind.TIME, "no answer within 2 s")
@@ -171,10 +174,23 @@ def test_a_second_pass_takes_nothing_again_neither_measurements_nor_failures() -
     bench = PolicyBench(setup, first, store, clock=lambda: next(ticks))
     taken = [bench.measure(policy) for policy in policies]
     assert taken == [_record(1), Record({}, failure, {"wall_s": 9.5}), _record(3)]
+    assert [bench.measure(policy) for policy in policies] == taken
     assert first.jobs == [Job(policy) for policy in policies]
-    second = Scripted([])
-    assert [PolicyBench(setup, second, store).measure(policy) for policy in policies] == taken
-    assert second.jobs == []
+    second = Scripted([_record(2)])
+    again = PolicyBench(setup, second, store)
+    for _ in range(2):
+        assert [again.measure(p) for p in policies] == [_record(1), _record(2), _record(3)]
+    assert second.jobs == [Job(policies[1])]
+
+
+def test_what_fails_in_every_run_is_kept_as_it_failed_last() -> None:
+    setup, store = _setup(), MemoryStore()
+    failures = [Failure(FailureKind.MEMORY, text) for text in ("then", "now")]
+    for failure in failures:
+        bench = PolicyBench(setup, Scripted([WorkerError(failure)]), store)
+        for _ in range(2):
+            assert bench.measure(Policy({})).failure == failure
+    assert [record.failure for record in store.kept.values()] == failures[1:]
 
 
 def test_what_another_process_stored_meanwhile_is_the_answer() -> None:
