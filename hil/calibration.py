@@ -8,7 +8,8 @@ paired with the float network. Two models explain these times, one on top of the
                           + sum over groups of neighbouring layers of theirs
 
 The first sum is what a table can hold; the second is its context (`costmodels.context`). Both have
-a physical prior, the first from one profile of the float and one of the all-integer network.
+a physical prior, the first from one profile of the float and one of the all-integer network (or of
+what comes nearest to it and does not crash).
 """
 
 import itertools
@@ -26,6 +27,7 @@ from hil.design import Pattern, mixture, patterns
 from hil.effects import Effects, shares_of_nodes
 from hil.interactions import Interactions
 from hil.profile import Profile
+from hil.profiles import Profiles, take_profiles
 from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
 from hil.timing import TimingOptions, low_ratio
@@ -111,6 +113,10 @@ Measure = Callable[[Pattern, int], Timed]
 Raises `FailedPolicyError` if it crashed, hung or raised.
 """
 Inspect = Callable[[Policy], Profile]
+"""Profiles a policy.
+
+Raises `hil.worker.WorkerError` or `ModelError` if that cannot be done.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +156,7 @@ class Calibration:
     Args:
         float_s: p10 of the float network in seconds, undisturbed.
         shares: (L + G,) share of the float network's time of each layer and glue operator.
-        kernels: executed kernels of the all-integer and of the float network, by layer.
+        kernels: executed kernels as integers and as floats, by layer; empty where not known.
         model: fitted to all policies.
         paid: (D,) effects that at least one timed policy has; no time tells anything of the others.
         timed: the policies that were timed.
@@ -158,6 +164,7 @@ class Calibration:
             fitted without them.
         disturbed: how many were timed while the machine was disturbed, and count for less.
         failed: what the failed ones ended in.
+        profile_failure: why the fit knew no profile of integer layers; None if it did.
         validation: what those that judged say; None if there were none.
 
     Attributes:
@@ -174,6 +181,7 @@ class Calibration:
     judged: BoolArray
     disturbed: int
     failed: tuple[Failure, ...]
+    profile_failure: Failure | None
     validation: Validation | None
 
     @property
@@ -204,9 +212,10 @@ def calibrate_network(
         progress: called with the share done and what is being done.
 
     Raises:
-        AuditError: if the runtime does not execute what a policy asks for.
-        BackendError: if the time was too short for a fit, or no layer runs as integers.
-        ModelError: if the runtime refuses a model.
+        AuditError: if the runtime does not execute the float network as asked.
+        BackendError: if the time was too short for a fit, most policies failed, the float network
+            cannot be profiled, or no layer runs as integers.
+        ModelError: if the runtime refuses the float network.
     """
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
     if not free.any():
@@ -236,20 +245,22 @@ def calibrate_network(
             f"{_LEAST_FITTED} are needed: give more time"
         )
     progress(1.0, f"{len(timed)} policies timed")
-    profiles = [inspect(as_policy(network, each)) for each in (free, np.zeros_like(free))]
-    return _calibration(network, timed, np.array(judged), failed, profiles)
+    profiles = take_profiles(
+        lambda pattern: inspect(as_policy(network, pattern)), most_integers(timed).pattern
+    )
+    return _calibration(network, free, timed, np.array(judged), failed, profiles)
 
 
 def _calibration(
     network: Network,
+    free: Pattern,
     timed: Sequence[Timed],
     judged: BoolArray,
     failed: Sequence[Failure],
-    profiles: Sequence[Profile],
+    profiles: Profiles,
 ) -> Calibration:
-    integer, floats = profiles
-    effects, shares = Effects(network), shares_of_nodes(network, floats.shares)
-    prior = effects.prior(floats.shares, integer.shares, ratio_of_integers(timed))
+    effects, shares = Effects(network), shares_of_nodes(network, profiles.floats.shares)
+    prior = profiles.prior(effects, most_integers(timed).ratio)
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
     fitted = never_judged(timed, judged)
@@ -270,13 +281,14 @@ def _calibration(
     return Calibration(
         float(np.median(references[weights == 1])),
         shares,
-        (integer.kernels, floats.kernels),
+        profiles.kernels(network, free),
         model,
         effects.paid(rows_of(effects, [t.pattern for t in timed])),
         tuple(timed),
         judged,
         int((weights > 1).sum()),
         tuple(failed),
+        profiles.failure,
         validation,
     )
 
@@ -292,12 +304,12 @@ def never_judged(timed: Sequence[Timed], judged: BoolArray) -> BoolArray:
     return np.asarray(apart if apart.sum() >= _LEAST_FITTED else ~judged, np.bool_)
 
 
-def ratio_of_integers(timed: Sequence[Timed]) -> float:
-    """Return the ratio to float of the policy with the most integer layers, the earliest of these.
+def most_integers(timed: Sequence[Timed]) -> Timed:
+    """Return the policy with the most integer layers, the earliest of these.
 
     That is the all-integer one, unless it failed; the prior then takes the nearest to it.
     """
-    return max(timed, key=lambda each: int(each.pattern.sum())).ratio
+    return max(timed, key=lambda each: int(each.pattern.sum()))
 
 
 def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:

@@ -91,10 +91,11 @@ class OrtLive:
         """Calibrate `network` for `BackendContext.seconds`; once per network.
 
         Raises:
-            AuditError: if the runtime does not execute what a timed policy asks for.
-            BackendError: if another metric is asked for, or the time is too short.
+            AuditError: if the runtime does not execute the float network as asked.
+            BackendError: if another metric is asked for, the time is too short, or most policies
+                failed.
             DataError: if the inputs do not fit the network.
-            ModelError: if the runtime refuses an exported model.
+            ModelError: if the runtime refuses the float network.
             StoreError: if the store cannot be used any more.
         """
         self._require(metric)
@@ -114,11 +115,12 @@ class OrtLive:
         """Build, audit and time each policy, paired with the float network; (P,) seconds, p10.
 
         Raises:
-            AuditError: if the runtime does not execute what a policy asks for.
+            AuditError: if the runtime does not execute the float network as asked.
             BackendError: if another metric is asked for.
             DataError: if the inputs do not fit the network.
-            FailedPolicyError: if a policy crashed or hung.
-            ModelError: if the runtime refuses an exported model.
+            FailedPolicyError: if a policy crashed or hung, or the runtime refuses it or executes
+                something else.
+            ModelError: if the runtime refuses the float network.
             PolicyError: if a policy is of another network.
             StoreError: if the store cannot be used any more.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
@@ -210,7 +212,7 @@ class OrtLive:
         return collect_ranges(network, inputs[:_RANGE_INPUTS])
 
     def _source(self, found: Calibration) -> dict[str, object]:
-        validation = found.validation
+        validation, profile = found.validation, found.profile_failure
         return {
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
@@ -225,6 +227,7 @@ class OrtLive:
             "disturbed_policies": found.disturbed,
             "unlike_policies": found.model.unlike,
             "failed_policies": [failure.to_dict() for failure in found.failed],
+            "profile_failure": None if profile is None else profile.to_dict(),
             "reading_noise": found.model.fit.noise,
             "validation": None if validation is None else validation.to_dict(),
         }

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from hil.audit import require_kernels
+from hil.audit import AuditError, require_kernels
 from hil.ort import Runner, recorded_options
 from hil.profile import Profile, profile_nodes
 from hil.records import Record, Subject
 from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.deployment import ExportOptions
+from quantization.errors import ModelError
 from quantization.export import REVISION, Exporter
 from quantization.network import Network
 from quantization.policy import Policy
@@ -101,6 +102,14 @@ def subject(setup: Setup, job: Job) -> Subject:
     return Subject({**shared_content(setup), "policy": policy, "timing": timing})
 
 
+class RefusedPolicyError(Exception):
+    """The runtime refuses one policy, or executes something else.
+
+    That is a failure of this policy, which the worker reports as such; a user can mend an error of
+    the float network at most.
+    """
+
+
 class PolicyTimer:
     """Builds, loads, audits and times one policy after the other beside the float network.
 
@@ -132,9 +141,10 @@ class PolicyTimer:
             (``inference_s``); ``model_bytes``.
 
         Raises:
-            AuditError: if the runtime does not execute what the policy asks for.
-            ModelError: if the runtime refuses the model.
+            ModelError: of a `ProfileJob`, if the runtime refuses the model.
             PolicyError: if the policy does not fit the network or a layer is not deployable.
+            RefusedPolicyError: if the runtime refuses the model that is to be timed, or does not
+                execute what the policy asks for.
         """
         if isinstance(job, ProfileJob):
             setup = self._setup
@@ -142,7 +152,10 @@ class PolicyTimer:
         started = self._clock()
         model = self._exporter.build(job.policy)
         built = self._clock()
-        runner = self._runner(job.policy, model)
+        try:
+            runner = self._runner(job.policy, model)
+        except (AuditError, ModelError) as error:
+            raise RefusedPolicyError(str(error)) from error
         loaded = self._clock()
         runs = {
             "policy": _Counted(runner, self._clock),

@@ -1,5 +1,6 @@
 """Calibration of one network, on times that the test makes up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -27,8 +28,8 @@ from hil.calibration import (
     as_policy,
     calibrate_network,
     loudness,
+    most_integers,
     never_judged,
-    ratio_of_integers,
     rows_of,
 )
 from hil.design import Pattern, mixture, patterns
@@ -40,6 +41,7 @@ from hil.records import Failure, FailureKind, Record
 from hil.tables import measured_table
 from hil.worker import WorkerError
 from quantization.bits import FLOAT32, BitWidths, Format, parse_choices
+from quantization.errors import ModelError
 from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -341,17 +343,76 @@ def test_where_most_policies_fail_the_failure_is_the_error(timed_before: int) ->
 def test_the_prior_is_scaled_by_the_all_integer_policy_or_the_nearest_that_did_not_fail() -> None:
     world = Crashing(_world().truth, crashes=frozenset({0}))
     whole, without = _calibrate(_world(), 60), _calibrate(world, 60)
-    assert ratio_of_integers(whole.timed) == whole.timed[0].ratio
+    assert most_integers(whole.timed) is whole.timed[0]
     assert without.failed == (CRASH,)
     assert not without.timed[0].pattern.any()  # the float network is the first that was timed
     nearly = [t for t in without.timed if not t.pattern.all()]
     layers = max(int(t.pattern.sum()) for t in nearly)
     assert layers == len(_network().layers) - 1
-    assert ratio_of_integers(nearly) in [t.ratio for t in nearly if t.pattern.sum() == layers]
+    assert most_integers(nearly).pattern.sum() == layers
     assert _errors(without, world)[0].mean() < 0.005
 
 
-def test_an_audit_that_fails_ends_the_calibration() -> None:
+def _refusing(refuses: Callable[[Policy], bool], error: Exception) -> Inspect:
+    def inspect(policy: Policy) -> Profile:
+        if refuses(policy):
+            raise error
+        return _inspect(policy)
+
+    return inspect
+
+
+def _is_float(policy: Policy) -> bool:
+    return all(policy[name].reads.is_float for name in _network().layer_names)
+
+
+def test_where_all_integers_crash_the_nearest_that_does_not_is_profiled() -> None:
+    """Its kernels are known of the layers that ran as integers in it."""
+    world, asked = _world(), list[Policy]()
+
+    def measure(pattern: Pattern, seed: int) -> Timed:
+        if pattern.all():
+            raise FailedPolicyError(CRASH, wall_s=1.0)
+        return world.measure(pattern, seed)
+
+    def inspect(policy: Policy) -> Profile:
+        asked.append(policy)
+        return _inspect(policy)
+
+    found = _calibrate(world, 60, measure=measure, inspect=inspect)
+    nearest = most_integers(found.timed).pattern
+    assert set(found.failed) == {CRASH}
+    assert found.profile_failure is None
+    assert asked == [as_policy(_network(), p) for p in (np.zeros_like(nearest), nearest)]
+    [left] = np.flatnonzero(~nearest)
+    kernels = measured_table(_network(), found, SOURCE).unary.kernel
+    assert kernels[:, 1].tolist() == ["Conv"] * len(nearest)
+    assert kernels[:, 0].tolist() == [
+        "" if i == left else "QLinearConv" for i in range(len(kernels))
+    ]
+
+
+@pytest.mark.parametrize("error", [WorkerError(CRASH), ModelError("other operators were profiled")])
+def test_where_no_integers_can_be_profiled_timings_have_to_do_and_the_failure_is_told(
+    error: Exception,
+) -> None:
+    world = _world(noise=0.01)
+    found = _calibrate(world, inspect=_refusing(lambda policy: not _is_float(policy), error))
+    assert found.profile_failure is not None
+    assert found.profile_failure.text in {CRASH.text, "other operators were profiled"}
+    assert _errors(found, world)[0].mean() < 0.02
+    table = measured_table(_network(), found, SOURCE)
+    assert set(table.unary.kernel[:, 0]) == {""}
+    assert set(table.unary.kernel[:, 1]) == {"Conv"}
+
+
+def test_where_the_float_network_cannot_be_profiled_the_error_says_so() -> None:
+    match = r"float network could not be profiled \(killed: killed by SIGSEGV\).*same command"
+    with pytest.raises(BackendError, match=match):
+        _calibrate(_world(), inspect=_refusing(_is_float, WorkerError(CRASH)))
+
+
+def test_a_float_network_that_fails_its_audit_ends_the_calibration() -> None:
     """What the runtime does not execute as asked never enters a fit."""
 
     def refuse(pattern: Pattern, seed: int) -> Timed:

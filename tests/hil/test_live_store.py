@@ -26,7 +26,7 @@ from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths
 from quantization.policy import Policy, PolicyBatch
 
 NETWORK = example_network()
-SECONDS = 3.0
+SECONDS = 5.0
 
 
 def keys(path: Path) -> list[str]:

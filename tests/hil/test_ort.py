@@ -1,6 +1,7 @@
 """Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from hil.audit import AuditError
-from hil.calibration import TURNS, loudness
+from hil.calibration import TURNS, FailedPolicyError, loudness
 from hil.live import OrtLive, create
 from hil.ort import (
     Runner,
@@ -334,10 +335,16 @@ def test_what_the_runtime_does_not_execute_as_asked_is_never_timed(
     assert OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)[0] > 0
     unguarded = partial(ExportOptions, guard_float=False)
     monkeypatch.setattr("hil.live.ExportOptions", unguarded)
-    with pytest.raises(AuditError, match=r"'conv-t'.*re-quantized at load"):
+    with pytest.raises(FailedPolicyError, match=r"'conv-t'.*re-quantized at load"):
         OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)
-    with pytest.raises(AuditError, match=r"'conv-[st]'.*re-quantized at load"):
-        OrtLive(BackendContext(seconds=60)).table(network, choices, Metric.LATENCY)
+    found = OrtLive(BackendContext(seconds=6)).table(network, choices, Metric.LATENCY)
+    failed = found.source["failed_policies"]
+    assert failed
+    for failure in failed:
+        assert failure["kind"] == "exception"
+        assert re.search(r"'conv-[st]'.*re-quantized at load", failure["text"])
+    refused = sum(m["integer_layers"] == [True, False, True] for m in found.measurements)
+    assert refused == 0, "it was never timed"
 
 
 def test_a_calibration_of_which_all_is_stored_takes_nothing_again(
