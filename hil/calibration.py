@@ -45,6 +45,13 @@ better than three long ones that take the same time (see `hil.timing.low_ratio`)
 """
 
 _LEAST_FITTED = 24
+_LEAST_APART = 16
+"""How many different policies the model that is judged is fitted to, at least.
+
+Both streams draw from the same few policies in a small network: of five layers (32 policies) some
+six are left that never judge, and a model of so few predicted a time below nothing for others. Of
+seven layers and more, 16 are left of the first 40 policies already.
+"""
 
 _QUIET, _LOUDER = 0.03, 0.05
 """The noise of a row grows by its size with each `_LOUDER` that float took longer than `_QUIET`.
@@ -165,7 +172,8 @@ class Calibration:
         disturbed: how many were timed while the machine was disturbed, and count for less.
         failed: what the failed ones ended in.
         profile_failure: why the fit knew no profile of integer layers; None if it did.
-        validation: what those that judged say; None if there were none.
+        validation: what those that judged say; None if there were none, as in a network so small
+            that both streams draw the same policies.
 
     Attributes:
         created_s: when the oldest of the timings was stored, Unix time in seconds; None if no
@@ -263,6 +271,8 @@ def _calibration(
     prior = profiles.prior(effects, most_integers(timed).ratio)
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
+    if _different(timed, never_judged(timed, judged)) < _LEAST_APART:
+        judged = np.zeros_like(judged)  # all are fitted then, and none judges
     fitted = never_judged(timed, judged)
     trial = _fit_model(
         effects,
@@ -297,11 +307,15 @@ def never_judged(timed: Sequence[Timed], judged: BoolArray) -> BoolArray:
     """Return which policies, (N,), a model may be fitted to that the judging ones judge.
 
     Both streams may draw the same policy, more often the fewer layers there are; such a one judges
-    only. A network so small that too few policies are left is fitted to them all the same.
+    only.
     """
     judging = {t.pattern.tobytes() for t, judges in zip(timed, judged, strict=True) if judges}
-    apart = np.array([t.pattern.tobytes() not in judging for t in timed])
-    return np.asarray(apart if apart.sum() >= _LEAST_FITTED else ~judged, np.bool_)
+    return np.array([t.pattern.tobytes() not in judging for t in timed], np.bool_)
+
+
+def _different(timed: Sequence[Timed], chosen: BoolArray) -> int:
+    """How many different policies are among the chosen ones."""
+    return len({t.pattern.tobytes() for t, wanted in zip(timed, chosen, strict=True) if wanted})
 
 
 def most_integers(timed: Sequence[Timed]) -> Timed:

@@ -685,5 +685,29 @@ def test_what_judges_is_never_fitted_even_if_the_design_draws_it_too() -> None:
     judging = {pattern.tobytes() for pattern in patterns_[found.judged]}
     assert fitted.sum() >= 24
     assert not judging & {pattern.tobytes() for pattern in patterns_[fitted]}
-    few = never_judged(found.timed[:30], found.judged[:30])
-    np.testing.assert_array_equal(few, ~found.judged[:30])
+
+
+def test_a_network_of_too_few_policies_is_fitted_to_all_and_judged_by_none() -> None:
+    """Of two layers: four policies, all of which judge sooner or later."""
+    sketch = Sketch()
+    x = sketch.conv(sketch.input((1, 3, 8, 8)), 4, kernel=3, name="one")
+    network = sketch.network(sketch.conv(x, 4, kernel=3, name="two"))
+
+    def measure(pattern: Pattern, seed: int) -> Timed:
+        ratio = 1 - 0.2 * float(pattern.sum())
+        policy, reference = (Measurement("t", (r * FLOAT_S,)) for r in (ratio, 1.0))
+        return Timed(pattern, ratio, policy, reference, wall_s=1.0)
+
+    def inspect(policy: Policy) -> Profile:
+        names = network.layer_names
+        return Profile(dict.fromkeys(names, 0.5), dict.fromkeys(names, "Conv"))
+
+    found = calibrate_network(
+        network, measure, inspect, seconds=80, seed=0, progress=lambda _share, _what: None
+    )
+    assert found.validation is None
+    assert not found.judged.any()
+    table = measured_table(network, found, SOURCE)
+    assert not any(m["judged"] for m in table.measurements)
+    predicted = found.model.total([np.array(p, np.bool_) for p in ((0, 0), (0, 1), (1, 1))])
+    np.testing.assert_allclose(predicted, [1.0, 0.8, 0.6], atol=0.02)

@@ -1,6 +1,5 @@
 """Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
 
-import math
 import re
 from functools import partial
 from pathlib import Path
@@ -212,18 +211,15 @@ def test_the_table_keeps_uncertainties_and_raw_samples(table: CostTable) -> None
     assert all(len(m["policy"]["samples_s"]) >= TURNS.blocks for m in table.measurements)
 
 
-def test_the_table_says_who_measured_how_and_how_well(table: CostTable) -> None:
+def test_the_table_says_who_measured_and_how(table: CostTable) -> None:
     source = table.source
     assert source["backend"] == "ort"
     assert source["device"]["runtime"] == "onnxruntime"
     assert source["runtime"]["threads"] == 1
     assert source["inputs"] == "random"
-    validation = source["validation"]
-    assert validation["policies"] == sum(m["judged"] for m in table.measurements) >= 3
-    assert math.isfinite(validation["total"]["mean_absolute"])
-    assert math.isfinite(validation["table"]["mean_absolute"])
-    assert (validation["half_width"] is None) == (validation["policies"] < 30)
-    assert source["failed_policies"] == []
+    assert source["validation"] is None, "of its eight policies, too few are left to be fitted"
+    assert not any(m["judged"] for m in table.measurements)
+    assert (source["failed_policies"], source["profile_failure"]) == ([], None)
     assert 0 <= source["disturbed_policies"] <= source["policies"]
     assert table.statistic == "p10"
 
