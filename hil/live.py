@@ -6,6 +6,7 @@ since yesterday is not measured again. Choices that execute the same kernel shar
 hence one number.
 """
 
+import logging
 import time
 import weakref
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ from quantization.ranges import Ranges, check_inputs, collect_ranges, made_up_ra
 _LIMIT_S = 120.0
 """Longest time for building, loading and timing one policy; what takes longer counts as hung."""
 
+_LOGGER = logging.getLogger(__name__)
 _TOTAL_TURNS = TimingOptions(blocks=10)
 _RANGE_INPUTS = 64
 
@@ -70,13 +72,12 @@ class OrtLive:
         self._context = context
         self.device = detect()
         self._store: RecordStore = MemoryStore()
-        self._replaced: Store | None = None
+        self._kept: Store | None = None
         if context.store is not None:
             # The limit is that of the beginning: nothing becomes old while this object uses it.
             store = Store(context.store, self.device, since_s=time.time() - OLD_S)
-            self._replaced = store if context.anew else None
             weakref.finalize(self, store.close)
-            self._store = store
+            self._store = self._kept = store
         self._setups: dict[str, Setup] = {}
         self._benches: dict[tuple[str, TimingOptions], PolicyBench] = {}
         self._tables: dict[str, CostTable] = {}
@@ -196,9 +197,24 @@ class OrtLive:
                 options,
                 self._context.threads,
             )
-            if self._replaced is not None:
-                self._replaced.discard(shared_content(setup))
+            self._look_into_store(setup)
         return self._setups[network.digest]
+
+    def _look_into_store(self, setup: Setup) -> None:
+        """Remove what is to be measured anew; say what is there that cannot be used."""
+        if self._kept is None:
+            return
+        content = shared_content(setup)
+        if self._context.anew:
+            self._kept.discard(content)
+        others = self._kept.elsewhere(content)
+        if others and next(self._kept.entries(content), None) is None:
+            names = "; ".join(f"{d.cpu}, {d.runtime} {d.runtime_version}" for d in others)
+            _LOGGER.warning(
+                "the store holds measurements of this network by other devices or runtime versions "
+                "(%s); they are not used",
+                names,
+            )
 
     def _inputs(self, network: Network) -> Float32Array:
         given = self._context.inputs

@@ -164,22 +164,27 @@ class Store:
             connection.executemany("DELETE FROM entry WHERE id = ?", [(each,) for each in chosen])
         return len(chosen)
 
-    def elsewhere(self, subject: Subject) -> list[Device]:
-        """Return the other devices and runtime versions that hold `subject`, oldest entry first.
+    def elsewhere(self, where: Mapping[str, Any]) -> list[Device]:
+        """Return the other devices and runtime versions that hold some subjects, a device each.
 
         Their entries are not used here.
+
+        Args:
+            where: fields that a subject's content must hold, as for `entries`.
 
         Raises:
             StoreError: if the file cannot be read.
         """
-        found = self._database.query(
-            """
-            SELECT fields FROM entry JOIN device ON device.id = entry.device
-            WHERE subject = ? AND entry.identity != ? ORDER BY entry.id
-            """,
-            (subject.key, self._identity),
+        rows = self._database.query(
+            "SELECT identity, content, device FROM entry WHERE identity != ? ORDER BY id",
+            (self._identity,),
         )
-        return [self._device(fields) for (fields,) in found]
+        wanted, found = _as_read(where), dict[str, int]()
+        for identity, text, device in rows:
+            if identity not in found and self._holds(text, wanted):
+                found[identity] = device
+        query = "SELECT fields FROM device WHERE id = ?"
+        return [self._device(self._database.query(query, (d,))[0][0]) for d in found.values()]
 
     def entries(
         self, where: Mapping[str, Any] | None = None, *, all_devices: bool = False
@@ -213,7 +218,7 @@ class Store:
             "SELECT id, content FROM entry WHERE identity = ? OR ? ORDER BY id",
             (self._identity, all_devices),
         )
-        read = json.loads(_json(dict(wanted)))  # as contents are: lists, where there were tuples
+        read = _as_read(wanted)
         return [number for number, text in rows if self._holds(text, read)]
 
     def _holds(self, text: str, wanted: Mapping[str, Any]) -> bool:
@@ -255,6 +260,12 @@ def default_store_path(environ: Mapping[str, str], home: Path) -> Path:
         return Path(given)
     cache = Path(environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else home / ".cache") / "quantmeter/measurements.sqlite"
+
+
+def _as_read(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as they are read back: lists where there were tuples."""
+    read: dict[str, Any] = json.loads(_json(dict(content)))
+    return read
 
 
 def _json(value: object) -> str:

@@ -113,7 +113,7 @@ class Worker:
         """
         message = pickle.dumps(job)
         if self._process is not None and self._process.is_gone():
-            self.close()  # whoever killed it meanwhile: that says nothing about this job
+            self.close()  # it was killed meanwhile, which says nothing about this job
         process = self._process or self._start()
         return self._ask(process, message, self._limit_s if limit_s is None else limit_s)
 
@@ -211,8 +211,8 @@ class _Process:
 
     def is_gone(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its id stays its."""
-        ended = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        return ended is not None
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return os.waitid(os.P_PID, self._child.pid, flags) is not None
 
     def ask(self, message: bytes, limit_s: float) -> bytes:
         """Return the reply to `message`.

@@ -176,6 +176,25 @@ def test_anew_measures_all_of_a_network_again_and_leaves_other_networks_and_devi
     assert list(resumed.measurements) == list(again.measurements), "without it, nothing is again"
 
 
+def test_measurements_by_another_runtime_version_are_named_once_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, context = tmp_path / "kept.sqlite", BackendContext(store=tmp_path / "kept.sqlite")
+    totals(context, FLOAT32)
+    assert not caplog.messages
+    [mine] = entries(path)
+    path.unlink()
+    with Store(path, replace(detect(), runtime_version="0.1")) as there:
+        for threads in (1, 2):
+            there.put(Subject({**mine.subject.content, "policy": [str(threads)]}), mine.record)
+    totals(context, FLOAT32, BitWidths(8, 8))
+    [said] = caplog.messages
+    assert "onnxruntime 0.1); they are not used" in said
+    assert "\n" not in said
+    totals(context, FLOAT32)
+    assert len(caplog.messages) == 1, "nothing is missing any more"
+
+
 def test_totals_come_from_the_store_as_well(tmp_path: Path) -> None:
     context = BackendContext(store=tmp_path / "kept.sqlite")
     first = totals(context, FLOAT32, BitWidths(8, 8))
