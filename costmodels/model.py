@@ -61,6 +61,7 @@ class BackendContext:
         store: file of the measurements that are kept, or None: measuring backends look there
             first, and a run that was ended goes on from there.
         progress: called with the share done, 0..1, and what is being done.
+        anew: measuring backends first remove what `store` holds of a network that they measure.
     """
 
     threads: int = 1
@@ -69,6 +70,7 @@ class BackendContext:
     inputs: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     store: Path | None = None
     progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
+    anew: bool = False
 
 
 BackendFactory = Callable[[str, BackendContext], CostModel]

@@ -8,7 +8,8 @@ paired with the float network. Two models explain these times, one on top of the
                           + sum over groups of neighbouring layers of theirs
 
 The first sum is what a table can hold; the second is its context (`costmodels.context`). Both have
-a physical prior, the first from one profile of the float and one of the all-integer network.
+a physical prior, the first from one profile of the float and one of the all-integer network (or of
+what comes nearest to it and does not crash).
 """
 
 import itertools
@@ -26,6 +27,7 @@ from hil.design import Pattern, mixture, patterns
 from hil.effects import Effects, shares_of_nodes
 from hil.interactions import Interactions
 from hil.profile import Profile
+from hil.profiles import Profiles, take_profiles
 from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
 from hil.timing import TimingOptions, low_ratio
@@ -43,6 +45,13 @@ better than three long ones that take the same time (see `hil.timing.low_ratio`)
 """
 
 _LEAST_FITTED = 24
+_LEAST_APART = 16
+"""How many different policies the model that is judged is fitted to, at least.
+
+Both streams draw from the same few policies in a small network: of five layers (32 policies) some
+six are left that never judge, and a model of so few predicted a time below nothing for others. Of
+seven layers and more, 16 are left of the first 40 policies already.
+"""
 
 _QUIET, _LOUDER = 0.03, 0.05
 """The noise of a row grows by its size with each `_LOUDER` that float took longer than `_QUIET`.
@@ -80,6 +89,7 @@ class Timed:
         measurement: of the policy.
         reference: of the float network.
         wall_s: seconds that building, loading and timing took.
+        created_s: when it was stored, Unix time in seconds; None if no store took it.
     """
 
     pattern: Pattern
@@ -87,6 +97,7 @@ class Timed:
     measurement: Measurement
     reference: Measurement
     wall_s: float
+    created_s: float | None = None
 
     @classmethod
     def of(cls, pattern: Pattern, record: Record) -> "Timed":
@@ -99,7 +110,8 @@ class Timed:
             raise FailedPolicyError(record.failure, float(record.facts.get("wall_s", 0.0)))
         policy, reference = record.measurements["policy"], record.measurements["float"]
         parts = (record.facts[name] for name in ("build_s", "load_s", "timing_s"))
-        return cls(pattern, low_ratio(policy, reference), policy, reference, sum(parts))
+        ratio = low_ratio(policy, reference)
+        return cls(pattern, ratio, policy, reference, sum(parts), record.created_s)
 
 
 Measure = Callable[[Pattern, int], Timed]
@@ -108,6 +120,10 @@ Measure = Callable[[Pattern, int], Timed]
 Raises `FailedPolicyError` if it crashed, hung or raised.
 """
 Inspect = Callable[[Policy], Profile]
+"""Profiles a policy.
+
+Raises `hil.worker.WorkerError` or `ModelError` if that cannot be done.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +163,7 @@ class Calibration:
     Args:
         float_s: p10 of the float network in seconds, undisturbed.
         shares: (L + G,) share of the float network's time of each layer and glue operator.
-        kernels: executed kernels of the all-integer and of the float network, by layer.
+        kernels: executed kernels as integers and as floats, by layer; empty where not known.
         model: fitted to all policies.
         paid: (D,) effects that at least one timed policy has; no time tells anything of the others.
         timed: the policies that were timed.
@@ -155,7 +171,13 @@ class Calibration:
             fitted without them.
         disturbed: how many were timed while the machine was disturbed, and count for less.
         failed: what the failed ones ended in.
-        validation: what those that judged say; None if there were none.
+        profile_failure: why the fit knew no profile of integer layers; None if it did.
+        validation: what those that judged say; None if there were none, as in a network so small
+            that both streams draw the same policies.
+
+    Attributes:
+        created_s: when the oldest of the timings was stored, Unix time in seconds; None if no
+            store took any.
     """
 
     float_s: float
@@ -167,7 +189,14 @@ class Calibration:
     judged: BoolArray
     disturbed: int
     failed: tuple[Failure, ...]
+    profile_failure: Failure | None
     validation: Validation | None
+
+    @property
+    def created_s(self) -> float | None:
+        """See the class."""
+        times = [each.created_s for each in self.timed if each.created_s is not None]
+        return min(times, default=None)
 
 
 def calibrate_network(
@@ -191,9 +220,10 @@ def calibrate_network(
         progress: called with the share done and what is being done.
 
     Raises:
-        AuditError: if the runtime does not execute what a policy asks for.
-        BackendError: if the time was too short for a fit, or no layer runs as integers.
-        ModelError: if the runtime refuses a model.
+        AuditError: if the runtime does not execute the float network as asked.
+        BackendError: if the time was too short for a fit, most policies failed, the float network
+            cannot be profiled, or no layer runs as integers.
+        ModelError: if the runtime refuses the float network.
     """
     free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
     if not free.any():
@@ -223,22 +253,26 @@ def calibrate_network(
             f"{_LEAST_FITTED} are needed: give more time"
         )
     progress(1.0, f"{len(timed)} policies timed")
-    profiles = [inspect(as_policy(network, each)) for each in (free, np.zeros_like(free))]
-    return _calibration(network, timed, np.array(judged), failed, profiles)
+    profiles = take_profiles(
+        lambda pattern: inspect(as_policy(network, pattern)), most_integers(timed).pattern
+    )
+    return _calibration(network, free, timed, np.array(judged), failed, profiles)
 
 
 def _calibration(
     network: Network,
+    free: Pattern,
     timed: Sequence[Timed],
     judged: BoolArray,
     failed: Sequence[Failure],
-    profiles: Sequence[Profile],
+    profiles: Profiles,
 ) -> Calibration:
-    integer, floats = profiles
-    effects, shares = Effects(network), shares_of_nodes(network, floats.shares)
-    prior = effects.prior(floats.shares, integer.shares, ratio_of_integers(timed))
+    effects, shares = Effects(network), shares_of_nodes(network, profiles.floats.shares)
+    prior = profiles.prior(effects, most_integers(timed).ratio)
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
+    if _different(timed, never_judged(timed, judged)) < _LEAST_APART:
+        judged = np.zeros_like(judged)  # all are fitted then, and none judges
     fitted = never_judged(timed, judged)
     trial = _fit_model(
         effects,
@@ -257,13 +291,14 @@ def _calibration(
     return Calibration(
         float(np.median(references[weights == 1])),
         shares,
-        (integer.kernels, floats.kernels),
+        profiles.kernels(network, free),
         model,
         effects.paid(rows_of(effects, [t.pattern for t in timed])),
         tuple(timed),
         judged,
         int((weights > 1).sum()),
         tuple(failed),
+        profiles.failure,
         validation,
     )
 
@@ -272,19 +307,23 @@ def never_judged(timed: Sequence[Timed], judged: BoolArray) -> BoolArray:
     """Return which policies, (N,), a model may be fitted to that the judging ones judge.
 
     Both streams may draw the same policy, more often the fewer layers there are; such a one judges
-    only. A network so small that too few policies are left is fitted to them all the same.
+    only.
     """
     judging = {t.pattern.tobytes() for t, judges in zip(timed, judged, strict=True) if judges}
-    apart = np.array([t.pattern.tobytes() not in judging for t in timed])
-    return np.asarray(apart if apart.sum() >= _LEAST_FITTED else ~judged, np.bool_)
+    return np.array([t.pattern.tobytes() not in judging for t in timed], np.bool_)
 
 
-def ratio_of_integers(timed: Sequence[Timed]) -> float:
-    """Return the ratio to float of the policy with the most integer layers, the earliest of these.
+def _different(timed: Sequence[Timed], chosen: BoolArray) -> int:
+    """How many different policies are among the chosen ones."""
+    return len({t.pattern.tobytes() for t, wanted in zip(timed, chosen, strict=True) if wanted})
+
+
+def most_integers(timed: Sequence[Timed]) -> Timed:
+    """Return the policy with the most integer layers, the earliest of these.
 
     That is the all-integer one, unless it failed; the prior then takes the nearest to it.
     """
-    return max(timed, key=lambda each: int(each.pattern.sum())).ratio
+    return max(timed, key=lambda each: int(each.pattern.sum()))
 
 
 def schedule(free: Pattern, seed: int) -> Iterator[tuple[Pattern, bool]]:

@@ -23,7 +23,7 @@ from hil.device_calibration import (
 from hil.limits import limits_of
 from hil.ort import recorded_options
 from hil.probe_timer import LimitsJob, ProbeSetup, limits_subject, subject
-from hil.store import Store
+from hil.store import OLD_S, Store
 from hil.worker import Worker
 from quantization.deployment import ExportOptions
 
@@ -100,8 +100,15 @@ def _measuring(context: BackendContext) -> Iterator[tuple[Limits, Measure]]:
     device = detect()
     options = ExportOptions(weight_method="minmax", pack=False, reduce_range=device.saturates)
     setup = ProbeSetup(options, context.threads)
-    kept = None if context.store is None else Store(context.store, device)
+    kept = None
+    if context.store is not None:
+        # The limit is that of the beginning: nothing becomes old while this run uses it.
+        kept = Store(context.store, device, since_s=time.time() - OLD_S)
     try:
+        if kept is not None and context.anew:
+            runtime = recorded_options(context.threads)
+            for what in ("a probe", "limits"):
+                kept.discard({"measured": what, "runtime": runtime})
         with Worker("hil.probe_timer:ProbeTimer", setup, limit_s=_LIMIT_S) as worker:
             bench = Bench(worker, kept or MemoryStore())
             found = bench.take(limits_subject(setup), LimitsJob())

@@ -1,10 +1,12 @@
 """The backend ``ort``: latency measured on this machine through ONNX Runtime.
 
 `table` calibrates a network in context (`hil.calibration`); `total` builds and times the quantized
-networks themselves. Both in a worker process, and both look into the store first. Choices that
-execute the same kernel share one measurement, hence one number.
+networks themselves. Both in a worker process, and both look into the store first: what it holds
+since yesterday is not measured again. Choices that execute the same kernel share one measurement,
+hence one number.
 """
 
+import logging
 import time
 import weakref
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ from hil.design import Pattern
 from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
-from hil.policy_timer import Setup
-from hil.store import Store
+from hil.policy_timer import Setup, shared_content
+from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions
 from quantization.bits import BitWidths
@@ -45,6 +47,7 @@ from quantization.ranges import Ranges, check_inputs, collect_ranges, made_up_ra
 _LIMIT_S = 120.0
 """Longest time for building, loading and timing one policy; what takes longer counts as hung."""
 
+_LOGGER = logging.getLogger(__name__)
 _TOTAL_TURNS = TimingOptions(blocks=10)
 _RANGE_INPUTS = 64
 
@@ -53,7 +56,7 @@ class OrtLive:
     """Measures latency through ONNX Runtime's CPU provider.
 
     Args:
-        context: threads, time for a table, real inputs, seed, store.
+        context: threads, time for a table, real inputs, seed, store and whether to measure anew.
 
     Attributes:
         device: who measures.
@@ -69,10 +72,12 @@ class OrtLive:
         self._context = context
         self.device = detect()
         self._store: RecordStore = MemoryStore()
+        self._kept: Store | None = None
         if context.store is not None:
-            store = Store(context.store, self.device)
+            # The limit is that of the beginning: nothing becomes old while this object uses it.
+            store = Store(context.store, self.device, since_s=time.time() - OLD_S)
             weakref.finalize(self, store.close)
-            self._store = store
+            self._store = self._kept = store
         self._setups: dict[str, Setup] = {}
         self._benches: dict[tuple[str, TimingOptions], PolicyBench] = {}
         self._tables: dict[str, CostTable] = {}
@@ -87,10 +92,11 @@ class OrtLive:
         """Calibrate `network` for `BackendContext.seconds`; once per network.
 
         Raises:
-            AuditError: if the runtime does not execute what a timed policy asks for.
-            BackendError: if another metric is asked for, or the time is too short.
+            AuditError: if the runtime does not execute the float network as asked.
+            BackendError: if another metric is asked for, the time is too short, or most policies
+                failed.
             DataError: if the inputs do not fit the network.
-            ModelError: if the runtime refuses an exported model.
+            ModelError: if the runtime refuses the float network.
             StoreError: if the store cannot be used any more.
         """
         self._require(metric)
@@ -110,11 +116,12 @@ class OrtLive:
         """Build, audit and time each policy, paired with the float network; (P,) seconds, p10.
 
         Raises:
-            AuditError: if the runtime does not execute what a policy asks for.
+            AuditError: if the runtime does not execute the float network as asked.
             BackendError: if another metric is asked for.
             DataError: if the inputs do not fit the network.
-            FailedPolicyError: if a policy crashed or hung.
-            ModelError: if the runtime refuses an exported model.
+            FailedPolicyError: if a policy crashed or hung, or the runtime refuses it or executes
+                something else.
+            ModelError: if the runtime refuses the float network.
             PolicyError: if a policy is of another network.
             StoreError: if the store cannot be used any more.
             UnsupportedChoiceError: if a policy uses bits that do not run here.
@@ -183,14 +190,31 @@ class OrtLive:
             options = ExportOptions(
                 weight_method="minmax", pack=False, reduce_range=self.device.saturates
             )
-            self._setups[network.digest] = Setup(
+            setup = self._setups[network.digest] = Setup(
                 network,
                 self._ranges(network, inputs),
                 one_feed(network, inputs),
                 options,
                 self._context.threads,
             )
+            self._look_into_store(setup)
         return self._setups[network.digest]
+
+    def _look_into_store(self, setup: Setup) -> None:
+        """Remove what is to be measured anew; say what is there that cannot be used."""
+        if self._kept is None:
+            return
+        content = shared_content(setup)
+        if self._context.anew:
+            self._kept.discard(content)
+        others = self._kept.elsewhere(content)
+        if others and next(self._kept.entries(content), None) is None:
+            names = "; ".join(f"{d.cpu}, {d.runtime} {d.runtime_version}" for d in others)
+            _LOGGER.warning(
+                "the store holds measurements of this network by other devices or runtime versions "
+                "(%s); they are not used",
+                names,
+            )
 
     def _inputs(self, network: Network) -> Float32Array:
         given = self._context.inputs
@@ -204,7 +228,7 @@ class OrtLive:
         return collect_ranges(network, inputs[:_RANGE_INPUTS])
 
     def _source(self, found: Calibration) -> dict[str, object]:
-        validation = found.validation
+        validation, profile = found.validation, found.profile_failure
         return {
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
@@ -214,11 +238,12 @@ class OrtLive:
             "seconds": self._context.seconds,
             "seed": self._context.seed,
             "inputs": "random" if self._context.inputs is None else "given",
-            "created_s": time.time(),
+            "created_s": time.time() if found.created_s is None else found.created_s,
             "policies": len(found.timed),
             "disturbed_policies": found.disturbed,
             "unlike_policies": found.model.unlike,
             "failed_policies": [failure.to_dict() for failure in found.failed],
+            "profile_failure": None if profile is None else profile.to_dict(),
             "reading_noise": found.model.fit.noise,
             "validation": None if validation is None else validation.to_dict(),
         }

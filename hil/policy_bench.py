@@ -1,4 +1,4 @@
-"""Measures each policy of a network once: what a store holds is never taken again."""
+"""Measures each policy of a network once: what a store holds is not taken again."""
 
 import time
 
@@ -43,17 +43,18 @@ class PolicyBench:
         self._bench = Bench(worker, store, clock)
 
     def measure(self, policy: Policy, seed: int | None = None) -> Record:
-        """Return the record of `policy`, timed now if the store has none.
+        """Return the record of `policy`, timed now if the store has no measurement of it.
 
-        A job that crashed, hung or raised gives a record with its failure, see `Bench.take`.
+        A policy that crashed, hung, raised or was refused gives a record with its failure, see
+        `Bench.take`.
 
         Args:
             policy: the policy.
             seed: of the order of turns; None for that of `Setup.timing`.
 
         Raises:
-            AuditError: if the runtime does not execute what the policy asks for.
-            ModelError: if the runtime refuses the model.
+            AuditError: if the runtime does not execute the float network as asked.
+            ModelError: if the runtime refuses the float network.
             PolicyError: if the policy does not fit the network or a layer is not deployable.
             WorkerError: if the worker cannot be started; that says nothing about the policy.
         """

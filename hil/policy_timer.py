@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from hil.audit import require_kernels
+from hil.audit import AuditError, require_kernels
 from hil.ort import Runner, recorded_options
 from hil.profile import Profile, profile_nodes
 from hil.records import Record, Subject
 from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.deployment import ExportOptions
+from quantization.errors import ModelError
 from quantization.export import REVISION, Exporter
 from quantization.network import Network
 from quantization.policy import Policy
@@ -75,28 +76,38 @@ class ProfileJob:
     policy: Policy
 
 
-def subject(setup: Setup, job: Job) -> Subject:
-    """Return the identity of what timing `job` gives, apart from the device.
+def shared_content(setup: Setup) -> dict[str, Any]:
+    """Return what the subjects of all jobs of `setup` have in common, however they are timed.
 
     Weights and ranges belong to it, though tables of cost outlive both: the runtime removes
     operators whose effect the ranges already have, and folds constants by their values. So do the
     inputs, which may bring denormal numbers about. Options of the policy do not: none of them
     decides how the exporter builds it from given ranges.
     """
-    network, timing = setup.network, _timing(setup, job)
-    return Subject(
-        {
-            "measured": "a policy beside float",
-            "network": network.digest,
-            "weights": network.weights_digest,
-            "ranges": setup.ranges.digest,
-            "inputs": setup.feed_digest,
-            "policy": [str(job.policy[name]) for name in network.layer_names],
-            "export": {**asdict(setup.options), "revision": REVISION},
-            "runtime": recorded_options(setup.threads),
-            "timing": asdict(timing),
-        }
-    )
+    return {
+        "measured": "a policy beside float",
+        "network": setup.network.digest,
+        "weights": setup.network.weights_digest,
+        "ranges": setup.ranges.digest,
+        "inputs": setup.feed_digest,
+        "export": {**asdict(setup.options), "revision": REVISION},
+        "runtime": recorded_options(setup.threads),
+    }
+
+
+def subject(setup: Setup, job: Job) -> Subject:
+    """Return the identity of what timing `job` gives, apart from the device."""
+    policy = [str(job.policy[name]) for name in setup.network.layer_names]
+    timing = asdict(_timing(setup, job))
+    return Subject({**shared_content(setup), "policy": policy, "timing": timing})
+
+
+class RefusedPolicyError(Exception):
+    """The runtime refuses one policy, or executes something else.
+
+    That is a failure of this policy, which the worker reports as such; a user can mend an error of
+    the float network at most.
+    """
 
 
 class PolicyTimer:
@@ -130,9 +141,10 @@ class PolicyTimer:
             (``inference_s``); ``model_bytes``.
 
         Raises:
-            AuditError: if the runtime does not execute what the policy asks for.
-            ModelError: if the runtime refuses the model.
+            ModelError: of a `ProfileJob`, if the runtime refuses the model.
             PolicyError: if the policy does not fit the network or a layer is not deployable.
+            RefusedPolicyError: if the runtime refuses the model that is to be timed, or does not
+                execute what the policy asks for.
         """
         if isinstance(job, ProfileJob):
             setup = self._setup
@@ -140,7 +152,10 @@ class PolicyTimer:
         started = self._clock()
         model = self._exporter.build(job.policy)
         built = self._clock()
-        runner = self._runner(job.policy, model)
+        try:
+            runner = self._runner(job.policy, model)
+        except (AuditError, ModelError) as error:
+            raise RefusedPolicyError(str(error)) from error
         loaded = self._clock()
         runs = {
             "policy": _Counted(runner, self._clock),

@@ -78,6 +78,8 @@ class Record:
             empty if the job failed.
         failure: why it failed; None if it did not.
         facts: what else is worth keeping; JSON values.
+        created_s: when a store took it, Unix time in seconds; None before. It is no part of what
+            the job gave: records that differ in it alone are equal.
 
     Raises:
         CostError: unless it holds either measurements or a failure.
@@ -86,13 +88,14 @@ class Record:
     measurements: Mapping[str, Measurement]
     failure: Failure | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    created_s: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if bool(self.measurements) == (self.failure is not None):
             raise CostError("a record holds either measurements or a failure")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return what the job gave as JSON values."""
         return {
             "measurements": {name: m.to_dict() for name, m in self.measurements.items()},
             "failure": None if self.failure is None else self.failure.to_dict(),

@@ -64,9 +64,10 @@ class Worker:
     """A process that makes a handler once and then answers jobs, one after the other.
 
     It is started by the first call, kept alive between calls, and started again by the next call
-    after a failure that ended it. It ends with this object's context, and by itself if this
-    process dies. It has the environment and the import path of this process; what it writes to
-    its standard output and error goes to a temporary file. One call at a time.
+    after a failure that ended it, or if it was killed between calls. It ends with this object's
+    context, and by itself if this process dies. It has the environment and the import path of this
+    process; what it writes to its standard output and error goes to a temporary file. One call at
+    a time.
 
     Args:
         factory: ``package.module:callable``; called with `argument` in the worker, it makes the
@@ -111,6 +112,8 @@ class Worker:
             WorkerError: if there is no answer; its `failure` tells why.
         """
         message = pickle.dumps(job)
+        if self._process is not None and self._process.is_gone():
+            self.close()  # it was killed meanwhile, which says nothing about this job
         process = self._process or self._start()
         return self._ask(process, message, self._limit_s if limit_s is None else limit_s)
 
@@ -206,6 +209,11 @@ class _Process:
             os.close(watched)
         self._connection: Connection[bytes, bytes] = Connection(ours.detach())
 
+    def is_gone(self) -> bool:
+        """Whether the process has ended; it is not reaped, so that its id stays its."""
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return os.waitid(os.P_PID, self._child.pid, flags) is not None
+
     def ask(self, message: bytes, limit_s: float) -> bytes:
         """Return the reply to `message`.
 
@@ -267,10 +275,10 @@ class _Process:
         return Failure(kind, name + _last_words(words))
 
     def _left_by_itself(self) -> bool:
-        """Whether the process is gone or goes now; it is not reaped, so that its id stays its."""
+        """Whether the process is gone or goes now."""
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:
-            if os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            if self.is_gone():
                 return True
             time.sleep(0.002)
         return False

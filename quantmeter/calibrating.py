@@ -25,6 +25,7 @@ def calibrate(
     threads: int = 1,
     seed: int = 0,
     store: Path | None = None,
+    anew: bool = False,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> CostTable:
     """Measure the latency of every layer of a network at every choice.
@@ -38,7 +39,8 @@ def calibrate(
         threads: of the runtime.
         seed: of what is drawn.
         store: file of the measurements that are kept; a run that was ended goes on from there, and
-            what was measured already is not measured again. None keeps none.
+            what was measured within the last day is not measured again. None keeps none.
+        anew: remove first what the store holds of this network, so that all is measured again.
         progress: called with the share done and what is being done.
 
     Returns:
@@ -54,6 +56,7 @@ def calibrate(
         seed=seed,
         inputs=None if bench.data is None else bench.range_inputs,
         store=store,
+        anew=anew,
         progress=progress,
     )
     costs = parse_costs([cost], context)

@@ -15,6 +15,7 @@ def calibrate_device(
     threads: int = 1,
     seed: int = 0,
     store: Path | None = None,
+    anew: bool = False,
     raw: Path | None = None,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> DeviceModel:
@@ -25,7 +26,9 @@ def calibrate_device(
         threads: of the runtime.
         seed: of the random networks.
         store: file of the measurements that are kept; a run that was ended goes on from there, and
-            one with more time adds to it. None keeps none.
+            one with more time adds to it. What is older than a day is measured again. None keeps
+            none.
+        anew: remove first what the store holds of this device, so that all is measured again.
         raw: file for the raw readings, from which the model can be fitted again; None writes none.
         progress: called with the share done and what is being done.
 
@@ -40,7 +43,7 @@ def calibrate_device(
     from hil.device_bench import fit_readings, measure_device
     from hil.device_readings import write_readings
 
-    context = BackendContext(threads, seconds, seed, store=store, progress=progress)
+    context = BackendContext(threads, seconds, seed, store=store, anew=anew, progress=progress)
     readings = measure_device(context)
     if raw is not None:
         write_readings(readings, raw)
@@ -54,6 +57,7 @@ def transfer_device(
     threads: int = 1,
     seed: int = 0,
     store: Path | None = None,
+    anew: bool = False,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> DeviceModel:
     """Rescale a device that was calibrated elsewhere to this machine, by a few random networks.
@@ -64,6 +68,7 @@ def transfer_device(
         threads: of the runtime.
         seed: of the random networks.
         store: as for `calibrate_device`.
+        anew: likewise.
         progress: called with the share done and what is being done.
 
     Raises:
@@ -74,5 +79,5 @@ def transfer_device(
     from hil.device_bench import transfer_device as rescaled
 
     model = device if isinstance(device, DeviceModel) else DeviceModel.read(device)
-    context = BackendContext(threads, seed=seed, store=store, progress=progress)
+    context = BackendContext(threads, seed=seed, store=store, anew=anew, progress=progress)
     return rescaled(model, probes, context)

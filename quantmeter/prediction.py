@@ -99,4 +99,9 @@ def describe_policies(source: Mapping[str, Any]) -> str:
         parts.append(
             f"{len(failed)} more failed, the first: {failed[0]['kind']}, {failed[0]['text']}"
         )
+    if failure := source.get("profile_failure"):
+        parts.append(
+            f"no profile of integer layers ({failure['kind']}, {failure['text']}): timings alone "
+            "tell what they gain"
+        )
     return "; ".join(parts)

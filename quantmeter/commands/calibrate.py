@@ -44,6 +44,13 @@ def add_parser(subparsers: Subparsers) -> None:
     add_time(parser)
     add_store(parser)
     parser.add_argument(
+        "--anew",
+        action="store_true",
+        help="forget what the store holds of this network (without one: of this device), and measure "
+        "all of it; "
+        "if that is ended, the command without --anew goes on",
+    )
+    parser.add_argument(
         "--from",
         dest="known",
         metavar="DEVICE.json",
@@ -84,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             seed=arguments.seed,
             store=store_of(arguments),
+            anew=arguments.anew,
             progress=progress,
         )
     write(out, table.to_json())

@@ -31,6 +31,7 @@ def run_device(arguments: argparse.Namespace) -> int:
         "threads": arguments.threads,
         "seed": arguments.seed,
         "store": store_of(arguments),
+        "anew": arguments.anew,
     }
     with progress_bar("calibrating") as progress:
         if arguments.known is None:

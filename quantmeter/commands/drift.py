@@ -62,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({**asdict(found.drift), "answer": str(found.drift), "noise": found.noise})
         return int(anew)
     console().print(
-        f"{arguments.table}: {found.drift} ({found.drift.grounds})", soft_wrap=True, markup=False
+        f"{arguments.table}: {found.drift} ({found.drift.grounds})"
+        f"{'; calibrate --anew does so' if anew else ''}",
+        soft_wrap=True,
+        markup=False,
     )
     if out is not None and not anew:
         console().print(f"written: {out}")

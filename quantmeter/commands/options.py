@@ -83,7 +83,8 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "--store",
         type=Path,
         metavar="FILE",
-        help="measurements that are kept: the same command goes on where it was ended "
+        help="measurements that are kept, and used for a day: the same command goes on where it "
+        "was ended "
         "(default $QUANTMETER_STORE, else measurements.sqlite in the user's cache folder)",
     )
     group.add_argument("--no-store", action="store_true", help="keep no measurements, and use none")

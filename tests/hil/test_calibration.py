@@ -1,5 +1,6 @@
 """Calibration of one network, on times that the test makes up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -27,8 +28,8 @@ from hil.calibration import (
     as_policy,
     calibrate_network,
     loudness,
+    most_integers,
     never_judged,
-    ratio_of_integers,
     rows_of,
 )
 from hil.design import Pattern, mixture, patterns
@@ -38,7 +39,9 @@ from hil.policy_timer import Job, Setup
 from hil.profile import Profile
 from hil.records import Failure, FailureKind, Record
 from hil.tables import measured_table
+from hil.worker import WorkerError
 from quantization.bits import FLOAT32, BitWidths, Format, parse_choices
+from quantization.errors import ModelError
 from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -340,17 +343,76 @@ def test_where_most_policies_fail_the_failure_is_the_error(timed_before: int) ->
 def test_the_prior_is_scaled_by_the_all_integer_policy_or_the_nearest_that_did_not_fail() -> None:
     world = Crashing(_world().truth, crashes=frozenset({0}))
     whole, without = _calibrate(_world(), 60), _calibrate(world, 60)
-    assert ratio_of_integers(whole.timed) == whole.timed[0].ratio
+    assert most_integers(whole.timed) is whole.timed[0]
     assert without.failed == (CRASH,)
     assert not without.timed[0].pattern.any()  # the float network is the first that was timed
     nearly = [t for t in without.timed if not t.pattern.all()]
     layers = max(int(t.pattern.sum()) for t in nearly)
     assert layers == len(_network().layers) - 1
-    assert ratio_of_integers(nearly) in [t.ratio for t in nearly if t.pattern.sum() == layers]
+    assert most_integers(nearly).pattern.sum() == layers
     assert _errors(without, world)[0].mean() < 0.005
 
 
-def test_an_audit_that_fails_ends_the_calibration() -> None:
+def _refusing(refuses: Callable[[Policy], bool], error: Exception) -> Inspect:
+    def inspect(policy: Policy) -> Profile:
+        if refuses(policy):
+            raise error
+        return _inspect(policy)
+
+    return inspect
+
+
+def _is_float(policy: Policy) -> bool:
+    return all(policy[name].reads.is_float for name in _network().layer_names)
+
+
+def test_where_all_integers_crash_the_nearest_that_does_not_is_profiled() -> None:
+    """Its kernels are known of the layers that ran as integers in it."""
+    world, asked = _world(), list[Policy]()
+
+    def measure(pattern: Pattern, seed: int) -> Timed:
+        if pattern.all():
+            raise FailedPolicyError(CRASH, wall_s=1.0)
+        return world.measure(pattern, seed)
+
+    def inspect(policy: Policy) -> Profile:
+        asked.append(policy)
+        return _inspect(policy)
+
+    found = _calibrate(world, 60, measure=measure, inspect=inspect)
+    nearest = most_integers(found.timed).pattern
+    assert set(found.failed) == {CRASH}
+    assert found.profile_failure is None
+    assert asked == [as_policy(_network(), p) for p in (np.zeros_like(nearest), nearest)]
+    [left] = np.flatnonzero(~nearest)
+    kernels = measured_table(_network(), found, SOURCE).unary.kernel
+    assert kernels[:, 1].tolist() == ["Conv"] * len(nearest)
+    assert kernels[:, 0].tolist() == [
+        "" if i == left else "QLinearConv" for i in range(len(kernels))
+    ]
+
+
+@pytest.mark.parametrize("error", [WorkerError(CRASH), ModelError("other operators were profiled")])
+def test_where_no_integers_can_be_profiled_timings_have_to_do_and_the_failure_is_told(
+    error: Exception,
+) -> None:
+    world = _world(noise=0.01)
+    found = _calibrate(world, inspect=_refusing(lambda policy: not _is_float(policy), error))
+    assert found.profile_failure is not None
+    assert found.profile_failure.text in {CRASH.text, "other operators were profiled"}
+    assert _errors(found, world)[0].mean() < 0.02
+    table = measured_table(_network(), found, SOURCE)
+    assert set(table.unary.kernel[:, 0]) == {""}
+    assert set(table.unary.kernel[:, 1]) == {"Conv"}
+
+
+def test_where_the_float_network_cannot_be_profiled_the_error_says_so() -> None:
+    match = r"float network could not be profiled \(killed: killed by SIGSEGV\).*same command"
+    with pytest.raises(BackendError, match=match):
+        _calibrate(_world(), inspect=_refusing(_is_float, WorkerError(CRASH)))
+
+
+def test_a_float_network_that_fails_its_audit_ends_the_calibration() -> None:
     """What the runtime does not execute as asked never enters a fit."""
 
     def refuse(pattern: Pattern, seed: int) -> Timed:
@@ -376,7 +438,10 @@ class Bench:
             raise KeyboardInterrupt
         pattern = np.array([not job.policy[n].reads.is_float for n in _network().layer_names])
         self.jobs.append((pattern.tobytes(), job.seed))
-        timed = self.world.measure(pattern, job.seed)
+        try:
+            timed = self.world.measure(pattern, job.seed)
+        except FailedPolicyError as error:
+            raise WorkerError(error.failure) from None
         facts = {"build_s": 0.25, "load_s": 0.25, "timing_s": 0.5}
         return Record({"policy": timed.measurement, "float": timed.reference}, facts=facts)
 
@@ -403,6 +468,18 @@ def test_a_killed_calibration_goes_on_to_the_same_end_and_takes_nothing_twice() 
     assert one == two
     assert len(_calibrate(bench.world, measure=bench.measures()).timed) == 81
     assert len(bench.jobs) == 81
+
+
+def test_a_calibration_that_ended_by_failures_is_tried_again_by_the_next_run() -> None:
+    """Three policies found no memory; there is enough now."""
+    bench = Bench(Crashing(_world().truth, crashes=frozenset(range(3))))
+    with pytest.raises(FailedPolicyError, match="killed by SIGSEGV"):
+        _calibrate(bench.world, measure=bench.measures())
+    assert len(bench.jobs) == 3
+    bench.world = _world()
+    found = _calibrate(bench.world, measure=bench.measures())
+    assert (len(found.timed), found.failed) == (81, ())
+    assert bench.jobs[3:6] == bench.jobs[:3]
 
 
 def test_a_table_adds_up_to_what_the_model_predicts_and_its_replay_to_the_total() -> None:
@@ -608,5 +685,29 @@ def test_what_judges_is_never_fitted_even_if_the_design_draws_it_too() -> None:
     judging = {pattern.tobytes() for pattern in patterns_[found.judged]}
     assert fitted.sum() >= 24
     assert not judging & {pattern.tobytes() for pattern in patterns_[fitted]}
-    few = never_judged(found.timed[:30], found.judged[:30])
-    np.testing.assert_array_equal(few, ~found.judged[:30])
+
+
+def test_a_network_of_too_few_policies_is_fitted_to_all_and_judged_by_none() -> None:
+    """Of two layers: four policies, all of which judge sooner or later."""
+    sketch = Sketch()
+    x = sketch.conv(sketch.input((1, 3, 8, 8)), 4, kernel=3, name="one")
+    network = sketch.network(sketch.conv(x, 4, kernel=3, name="two"))
+
+    def measure(pattern: Pattern, seed: int) -> Timed:
+        ratio = 1 - 0.2 * float(pattern.sum())
+        policy, reference = (Measurement("t", (r * FLOAT_S,)) for r in (ratio, 1.0))
+        return Timed(pattern, ratio, policy, reference, wall_s=1.0)
+
+    def inspect(policy: Policy) -> Profile:
+        names = network.layer_names
+        return Profile(dict.fromkeys(names, 0.5), dict.fromkeys(names, "Conv"))
+
+    found = calibrate_network(
+        network, measure, inspect, seconds=80, seed=0, progress=lambda _share, _what: None
+    )
+    assert found.validation is None
+    assert not found.judged.any()
+    table = measured_table(network, found, SOURCE)
+    assert not any(m["judged"] for m in table.measurements)
+    predicted = found.model.total([np.array(p, np.bool_) for p in ((0, 0), (0, 1), (1, 1))])
+    np.testing.assert_allclose(predicted, [1.0, 0.8, 0.6], atol=0.02)

@@ -2,8 +2,12 @@
 
 import gc
 import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +20,13 @@ from costmodels.table import CostTable
 from costmodels.units import Metric
 from hil.device import detect
 from hil.live import OrtLive
-from hil.store import Store
+from hil.records import Subject
+from hil.store import OLD_S, Entry, Store
 from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths
 from quantization.policy import Policy, PolicyBatch
 
 NETWORK = example_network()
-SECONDS = 3.0
+SECONDS = 5.0
 
 
 def keys(path: Path) -> list[str]:
@@ -33,6 +38,17 @@ def keys(path: Path) -> list[str]:
 def table(path: Path, seed: int = 0, threads: int = 1) -> CostTable:
     context = BackendContext(threads, SECONDS, seed, store=path)
     return OrtLive(context).table(NETWORK, DEFAULT_CHOICES, Metric.LATENCY)
+
+
+def age(path: Path, seconds: float) -> None:
+    """Let everything in a store have been stored earlier."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as plain:
+        plain.execute("UPDATE entry SET created_s = created_s - ?", (seconds,))
+
+
+def entries(path: Path) -> list[Entry]:
+    with Store(path, detect()) as store:
+        return list(store.entries(all_devices=True))
 
 
 def totals(context: BackendContext, *choices: BitWidths) -> list[float]:
@@ -109,6 +125,74 @@ def test_another_seed_or_other_threads_are_measured_anew(
     assert len(keys(path)) == 1
     OrtLive(BackendContext(threads, seed=seed, store=path)).measure(NETWORK)(floats, 0)
     assert len(keys(path)) == 2
+
+
+def test_a_table_is_as_old_as_the_oldest_measurement_that_it_rests_on(
+    tmp_path: Path, kept: tuple[Path, CostTable]
+) -> None:
+    path = tmp_path / "kept.sqlite"
+    shutil.copy(kept[0], path)
+    age(path, OLD_S / 2)
+    before = entries(path)
+    again = table(path)
+    assert again.source["created_s"] == min(e.created_s for e in before)
+    assert again.source["created_s"] < time.time() - OLD_S / 2
+    assert entries(path) == before, "half a day is not old"
+
+
+def test_what_is_older_than_a_day_is_measured_anew_and_replaced(
+    tmp_path: Path, kept: tuple[Path, CostTable]
+) -> None:
+    path, began = tmp_path / "kept.sqlite", time.time()
+    shutil.copy(kept[0], path)
+    age(path, OLD_S + 60)
+    old = {e.subject.key: e for e in entries(path)}
+    again = table(path)
+    new = {e.subject.key: e for e in entries(path) if e.created_s >= began}
+    assert len(new) == len(again.measurements) >= 24
+    both = new.keys() & old.keys()
+    assert len(both) >= 24
+    assert all(new[key].record != old[key].record for key in both)
+    assert again.source["created_s"] == min(e.created_s for e in new.values())
+
+
+def test_anew_measures_all_of_a_network_again_and_leaves_other_networks_and_devices_alone(
+    tmp_path: Path, kept: tuple[Path, CostTable]
+) -> None:
+    path, began = tmp_path / "kept.sqlite", time.time()
+    shutil.copy(kept[0], path)
+    first = entries(path)[0]
+    other = Subject({**first.subject.content, "network": "another"})
+    with Store(path, replace(detect(), cpu="another")) as there, Store(path, detect()) as here:
+        there.put(first.subject, first.record)
+        here.put(other, first.record)
+    context = BackendContext(seconds=SECONDS, store=path, anew=True)
+    again = OrtLive(context).table(NETWORK, DEFAULT_CHOICES, Metric.LATENCY)
+    mine = [e for e in entries(path) if e.device == detect() and e.subject != other]
+    assert len(mine) == len(again.measurements)
+    assert again.source["created_s"] == min(e.created_s for e in mine) >= began
+    assert len(entries(path)) == len(mine) + 2
+    resumed = table(path)
+    assert list(resumed.measurements) == list(again.measurements), "without it, nothing is again"
+
+
+def test_measurements_by_another_runtime_version_are_named_once_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, context = tmp_path / "kept.sqlite", BackendContext(store=tmp_path / "kept.sqlite")
+    totals(context, FLOAT32)
+    assert not caplog.messages
+    [mine] = entries(path)
+    path.unlink()
+    with Store(path, replace(detect(), runtime_version="0.1")) as there:
+        for threads in (1, 2):
+            there.put(Subject({**mine.subject.content, "policy": [str(threads)]}), mine.record)
+    totals(context, FLOAT32, BitWidths(8, 8))
+    [said] = caplog.messages
+    assert "onnxruntime 0.1); they are not used" in said
+    assert "\n" not in said
+    totals(context, FLOAT32)
+    assert len(caplog.messages) == 1, "nothing is missing any more"
 
 
 def test_totals_come_from_the_store_as_well(tmp_path: Path) -> None:

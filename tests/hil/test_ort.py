@@ -1,6 +1,6 @@
 """Sessions on ONNX Runtime's CPU provider, and the backend ``ort`` that times them."""
 
-import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from costmodels.sketch import Sketch, example_network
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from hil.audit import AuditError
-from hil.calibration import TURNS, loudness
+from hil.calibration import TURNS, FailedPolicyError, loudness
 from hil.live import OrtLive, create
 from hil.ort import (
     Runner,
@@ -211,18 +211,15 @@ def test_the_table_keeps_uncertainties_and_raw_samples(table: CostTable) -> None
     assert all(len(m["policy"]["samples_s"]) >= TURNS.blocks for m in table.measurements)
 
 
-def test_the_table_says_who_measured_how_and_how_well(table: CostTable) -> None:
+def test_the_table_says_who_measured_and_how(table: CostTable) -> None:
     source = table.source
     assert source["backend"] == "ort"
     assert source["device"]["runtime"] == "onnxruntime"
     assert source["runtime"]["threads"] == 1
     assert source["inputs"] == "random"
-    validation = source["validation"]
-    assert validation["policies"] == sum(m["judged"] for m in table.measurements) >= 3
-    assert math.isfinite(validation["total"]["mean_absolute"])
-    assert math.isfinite(validation["table"]["mean_absolute"])
-    assert (validation["half_width"] is None) == (validation["policies"] < 30)
-    assert source["failed_policies"] == []
+    assert source["validation"] is None, "of its eight policies, too few are left to be fitted"
+    assert not any(m["judged"] for m in table.measurements)
+    assert (source["failed_policies"], source["profile_failure"]) == ([], None)
     assert 0 <= source["disturbed_policies"] <= source["policies"]
     assert table.statistic == "p10"
 
@@ -334,10 +331,16 @@ def test_what_the_runtime_does_not_execute_as_asked_is_never_timed(
     assert OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)[0] > 0
     unguarded = partial(ExportOptions, guard_float=False)
     monkeypatch.setattr("hil.live.ExportOptions", unguarded)
-    with pytest.raises(AuditError, match=r"'conv-t'.*re-quantized at load"):
+    with pytest.raises(FailedPolicyError, match=r"'conv-t'.*re-quantized at load"):
         OrtLive(BackendContext()).total(network, mixed, Metric.LATENCY)
-    with pytest.raises(AuditError, match=r"'conv-[st]'.*re-quantized at load"):
-        OrtLive(BackendContext(seconds=60)).table(network, choices, Metric.LATENCY)
+    found = OrtLive(BackendContext(seconds=6)).table(network, choices, Metric.LATENCY)
+    failed = found.source["failed_policies"]
+    assert failed
+    for failure in failed:
+        assert failure["kind"] == "exception"
+        assert re.search(r"'conv-[st]'.*re-quantized at load", failure["text"])
+    refused = sum(m["integer_layers"] == [True, False, True] for m in found.measurements)
+    assert refused == 0, "it was never timed"
 
 
 def test_a_calibration_of_which_all_is_stored_takes_nothing_again(

@@ -1,6 +1,7 @@
 """Policies timed beside float: what is recorded, under which identity, and that once is enough."""
 
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -9,17 +10,16 @@ import onnx
 import pytest
 
 from costmodels.measurement import Measurement
-from hil import policy_timer
-from hil.audit import AuditError
+from hil import policy_timer, worker_process
 from hil.ort import one_feed, random_inputs
 from hil.policy_bench import PolicyBench, policy_worker
-from hil.policy_timer import Job, PolicyTimer, Setup, subject
+from hil.policy_timer import Job, PolicyTimer, RefusedPolicyError, Setup, subject
 from hil.records import Failure, FailureKind, Record, Subject
 from hil.timing import TimingOptions
 from hil.worker import Worker, WorkerError
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions
-from quantization.errors import PolicyError
+from quantization.errors import ModelError, PolicyError, QuantmeterError
 from quantization.policy import Policy
 from quantization.ranges import Ranges, made_up_ranges
 from quantization.reading import read_network
@@ -40,7 +40,7 @@ def _setup(**changes: object) -> Setup:
 
 @dataclass
 class MemoryStore:
-    """Keeps records as long as the test runs; the first one stays."""
+    """Keeps records as long as the test runs; the first measurement stays."""
 
     kept: dict[str, Record] = field(default_factory=dict)
 
@@ -48,7 +48,10 @@ class MemoryStore:
         return self.kept.get(subject.key)
 
     def put(self, subject: Subject, record: Record) -> Record:
-        return self.kept.setdefault(subject.key, record)
+        held = self.kept.get(subject.key)
+        if held is None or held.failure is not None:
+            held = self.kept[subject.key] = record
+        return held
 
 
 @dataclass
@@ -123,7 +126,7 @@ def test_all_runs_count_as_inference_on_a_clock_that_only_they_move(
     assert facts["model_bytes"] == len(timer._exporter.build(Policy({})))
 
 
-def test_what_the_runtime_executes_otherwise_is_refused_before_it_is_timed() -> None:
+def test_what_the_runtime_executes_otherwise_is_a_failure_and_is_not_timed() -> None:
     """Without the guard, a float layer between integer ones is re-quantized at load."""
     options = ExportOptions(weight_method="minmax", pack=False, guard_float=False)
     setup, store = _setup(options=options), MemoryStore()
@@ -131,11 +134,38 @@ def test_what_the_runtime_executes_otherwise_is_refused_before_it_is_timed() -> 
     mixed = Policy({**uniform(network, "w8a8").layers, "b1.depthwise": BitWidths(32, 32)})
     with policy_worker(setup, limit_s=LONG_S) as worker:
         bench = PolicyBench(setup, worker, store)
-        with pytest.raises(AuditError, match=r"b1\.depthwise.*re-quantized at load"):
-            bench.measure(mixed)
-        assert not store.kept
+        refused = bench.measure(mixed).failure
+        assert refused is not None
+        assert refused.kind is FailureKind.EXCEPTION
+        assert re.search(r"b1\.depthwise.*re-quantized at load", refused.text)
+        assert [record.failure for record in store.kept.values()] == [refused]
         assert bench.measure(uniform(network, "w8a8")).measurements
         assert worker.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ModelError("ONNX Runtime refuses it"), FailureKind.EXCEPTION),
+        (ModelError("ONNX Runtime refuses it: std::bad_alloc"), FailureKind.MEMORY),
+    ],
+)
+def test_a_policy_that_the_runtime_refuses_is_a_failure_and_the_float_network_an_error(
+    monkeypatch: pytest.MonkeyPatch, error: ModelError, kind: FailureKind
+) -> None:
+    timer, job = PolicyTimer(_setup()), Job(uniform(small_mobilenet(), "w8a8"))
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(policy_timer, "Runner", refuse)
+    with pytest.raises(RefusedPolicyError, match="refuses it") as refused:
+        timer(job)
+    said = pickle.loads(worker_process._reply(lambda: timer(job)))
+    assert said.kind == (worker_process.MEMORY if kind is FailureKind.MEMORY else "exception")
+    assert not isinstance(refused.value, QuantmeterError)
+    with pytest.raises(ModelError, match="refuses it"):
+        PolicyTimer(_setup())
 
 
 def test_a_policy_that_cannot_be_deployed_is_an_error_of_the_user(worker: Worker) -> None:
@@ -162,7 +192,7 @@ def _record(value: float = 1.0) -> Record:
     return Record({"policy": Measurement("policy", (value,))})
 
 
-def test_a_second_pass_takes_nothing_again_neither_measurements_nor_failures() -> None:
+def test_a_run_takes_nothing_again_and_a_later_run_only_what_failed() -> None:
     setup, store = _setup(), MemoryStore()
     policies = [random_policy(setup.network, seed) for seed in range(3)]
     failure = Failure(FailureKind.TIME, "no answer within 2 s")
@@ -171,10 +201,23 @@ def test_a_second_pass_takes_nothing_again_neither_measurements_nor_failures() -
     bench = PolicyBench(setup, first, store, clock=lambda: next(ticks))
     taken = [bench.measure(policy) for policy in policies]
     assert taken == [_record(1), Record({}, failure, {"wall_s": 9.5}), _record(3)]
+    assert [bench.measure(policy) for policy in policies] == taken
     assert first.jobs == [Job(policy) for policy in policies]
-    second = Scripted([])
-    assert [PolicyBench(setup, second, store).measure(policy) for policy in policies] == taken
-    assert second.jobs == []
+    second = Scripted([_record(2)])
+    again = PolicyBench(setup, second, store)
+    for _ in range(2):
+        assert [again.measure(p) for p in policies] == [_record(1), _record(2), _record(3)]
+    assert second.jobs == [Job(policies[1])]
+
+
+def test_what_fails_in_every_run_is_kept_as_it_failed_last() -> None:
+    setup, store = _setup(), MemoryStore()
+    failures = [Failure(FailureKind.MEMORY, text) for text in ("then", "now")]
+    for failure in failures:
+        bench = PolicyBench(setup, Scripted([WorkerError(failure)]), store)
+        for _ in range(2):
+            assert bench.measure(Policy({})).failure == failure
+    assert [record.failure for record in store.kept.values()] == failures[1:]
 
 
 def test_what_another_process_stored_meanwhile_is_the_answer() -> None:

@@ -46,13 +46,58 @@ def test_the_first_measurement_stays(tmp_path: Path) -> None:
         assert store.get(subject(1)) == record(1, by)
 
 
-def test_a_measurement_replaces_a_failure_and_the_first_failure_stays(tmp_path: Path) -> None:
+def test_whatever_comes_later_replaces_a_failure(tmp_path: Path) -> None:
     again = Record({}, Failure(FailureKind.MEMORY, "again"))
     with Store(tmp_path / "store", DEVICE) as store:
-        for given_record, held in ((FAILED, FAILED), (again, FAILED), (record(1, 0),) * 2):
+        for given_record, held in ((FAILED, FAILED), (again, again), (record(1, 0),) * 2):
             assert store.put(subject(1), given_record) == held
             assert store.get(subject(1)) == held
         assert len(list(store.entries())) == 1
+
+
+def test_what_was_stored_before_a_moment_is_not_used_and_anything_replaces_it(
+    tmp_path: Path,
+) -> None:
+    path, times = tmp_path / "store", [100.0]
+    with Store(path, DEVICE, clock=lambda: times[-1]) as store:
+        for number in (1, 2):
+            store.put(subject(number), record(number, 0))
+    times.append(200.0)
+    with Store(path, DEVICE, clock=lambda: times[-1], since_s=100.5) as store:
+        assert store.get(subject(1)) is None
+        assert store.put(subject(1), record(1, 7)) == store.get(subject(1)) == record(1, 7)
+        assert store.put(subject(1), record(1, 8)) == record(1, 7), "it is no older than that"
+        assert store.put(subject(2), FAILED) == store.get(subject(2)) == FAILED
+        assert [(e.record, e.created_s) for e in store.entries()] == [
+            (record(1, 7), 200.0),
+            (FAILED, 200.0),
+        ]
+
+
+def test_a_record_that_a_store_took_tells_when(tmp_path: Path) -> None:
+    times = iter((100.5, 200.5))
+    with Store(tmp_path / "store", DEVICE, clock=lambda: next(times)) as store:
+        assert record(1, 0).created_s is None
+        assert store.put(subject(1), record(1, 0)).created_s == 100.5
+        assert store.put(subject(1), record(1, 1)).created_s == 100.5
+        held = store.get(subject(1))
+        assert held is not None
+        assert held.created_s == 100.5
+
+
+def test_what_is_discarded_is_chosen_by_content_and_of_this_device_only(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    contents = [{"network": n, "options": [t]} for n, t in (("a", 1), ("b", 1), ("a", 2))]
+    for device in (DEVICE, OTHER_CPU):
+        with Store(path, device) as store:
+            for content in contents:
+                store.put(Subject(content), record(1, 0))
+    with Store(path, DEVICE) as store:
+        assert store.discard({"network": "a", "options": (2,)}) == 1
+        assert [e.subject.content for e in store.entries()] == contents[:2]
+        assert store.discard({"network": "a"}) == 1
+        assert store.discard({"network": "c"}) == 0
+        assert len(list(store.entries(all_devices=True))) == 4
 
 
 @pytest.mark.parametrize("other", [NEWER_RUNTIME, OTHER_CPU, replace(DEVICE, isa=("avx2",))])
@@ -63,12 +108,12 @@ def test_entries_of_another_device_or_runtime_are_listed_and_never_used(
     put(path, 1, device=other)
     with Store(path, DEVICE) as store:
         assert store.get(subject(1)) is None
-        assert store.elsewhere(subject(1)) == [other]
-        assert store.elsewhere(subject(2)) == []
+        assert store.elsewhere({"number": 1}) == store.elsewhere({}) == [other]
+        assert store.elsewhere({"number": 2}) == []
         assert list(store.entries()) == []
         assert [e.device for e in store.entries(all_devices=True)] == [other]
         assert store.put(subject(1), record(1, 5)) == record(1, 5)
-        assert store.elsewhere(subject(1)) == [other]
+        assert store.elsewhere({"number": 1}) == [other]
     with Store(path, DEVICE) as store:
         assert store.get(subject(1)) == record(1, 5)
 
@@ -80,7 +125,7 @@ def test_a_device_of_the_same_identity_shares_entries_and_each_tells_who_measure
     put(path, 1)
     with Store(path, NEWER_KERNEL) as store:
         assert store.get(subject(1)) == record(1, 0)
-        assert store.elsewhere(subject(1)) == []
+        assert store.elsewhere({"number": 1}) == []
         store.put(subject(1), record(1, 9))
         store.put(subject(2), record(2, 9))
         assert [e.device for e in store.entries()] == [DEVICE, NEWER_KERNEL]
@@ -165,7 +210,7 @@ def test_whatever_is_put_the_store_holds_what_its_rule_says(
             chosen = Subject(contents[which])
             key = chosen.key, device.identity
             before = held.get(key)
-            if before is None or (before.failure is not None and given_record.failure is None):
+            if before is None or before.failure is not None:
                 held[key] = given_record
             assert stores[device].put(chosen, given_record) == held[key]
         for device, store in stores.items():

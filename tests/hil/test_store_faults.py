@@ -1,6 +1,7 @@
 """Files that are no store, disks that are full, and processes that are killed."""
 
 import random
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -115,6 +116,46 @@ def test_a_store_with_a_page_of_noise_is_refused_and_not_touched(tmp_path: Path)
     whole[(root - 1) * 4096 : root * 4096] = random.Random(0).randbytes(4096)
     path.write_bytes(whole)
     refused(path, r"is damaged \(.*\); restore it from a copy, or move it away")
+
+
+def damage(path: Path, page: int) -> None:
+    """Overwrite a page with noise."""
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(random.Random(0).randbytes(4096))
+
+
+def left_by_a_kill(path: Path, folder: Path) -> Path:
+    """A copy of a store and its waiting log, as a process that was killed leaves them."""
+    folder.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + end), folder / (path.name + end))
+    return folder / path.name
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_damaged_store_beside_which_a_log_waits_is_refused_and_neither_is_touched(
+    tmp_path: Path, index: bool
+) -> None:
+    path = tmp_path / "store"
+    put(path, range(30))
+    with Store(path, DEVICE) as store:
+        for number in range(30, 33):
+            store.put(subject(number), record(number, 0))
+        whole = left_by_a_kill(path, tmp_path / "whole")
+        torn = left_by_a_kill(path, tmp_path / "torn")
+        if index:
+            shutil.copy(path.with_name("store-shm"), tmp_path / "torn" / "store-shm")
+    put(whole, range(33, 34))
+    damage(torn, torn.stat().st_size // 4096 // 2)
+    before = contents(torn.parent)
+    assert before["store-wal"]
+    with pytest.raises(StoreError, match=r"is damaged \(.*\); restore it from a copy"):
+        Store(torn, DEVICE)
+    after = contents(torn.parent)
+    assert (after["store"], after["store-wal"]) == (before["store"], before["store-wal"])
+    with Store(whole, DEVICE) as store:
+        assert len(list(store.entries())) == 34
 
 
 def test_a_row_that_cannot_be_read_is_an_error_and_not_an_absent_measurement(

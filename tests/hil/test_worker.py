@@ -129,6 +129,18 @@ def test_a_process_that_takes_no_message_is_killed_at_the_limit(worker: Worker) 
     assert worker.call(("remember", 2)) == ["argument", 2]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_between_jobs_is_no_failure_of_the_next_job(
+    worker: Worker, number: int
+) -> None:
+    process = worker.call(("process",))
+    assert isinstance(process, int)
+    os.kill(process, number)
+    wait_until_gone(process)
+    assert worker.call(("remember", 2)) == ["argument", 2]
+    assert worker.restarts == 1
+
+
 def test_children_of_a_job_that_is_killed_end_with_it(worker: Worker) -> None:
     child = worker.call(("child",))
     assert isinstance(child, int)

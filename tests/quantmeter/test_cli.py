@@ -234,12 +234,10 @@ def test_calibrate_writes_a_table_that_search_and_cost_take(call: Call, files: F
     assert priced["provenance"] == ["calibrated"]
     assert 0 < priced["total"] < 1
     assert all(layer["kernel"] for layer in priced["layers"])
-    assert answer.json["validation"]["policies"] > 0
+    assert answer.json["validation"] is None, "of 32 policies, too few are left to be fitted"
     plain = call("calibrate MODEL.onnx --cost ort --time 8s --out tables/T.json")
     assert (plain.status, plain.err) == (0, "")
-    assert "policies that were never fitted: mean absolute error" in plain.out
-    assert "the table alone, which is what a search adds up: mean absolute error" in plain.out
-    assert "interval of a new policy" in plain.out
+    assert "how good it is remains unknown" in plain.out
 
 
 def test_calibrate_takes_a_backend_that_measures_nothing(call: Call, files: Files) -> None:

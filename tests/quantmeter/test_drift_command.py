@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
+import hil.store
+import quantmeter.drifting
 from costmodels.sketch import Sketch
 from costmodels.table import CostTable
 from hil.judgement import Answer
@@ -125,6 +127,7 @@ def test_status_text_and_file_follow_the_answer(
     said = call(f"drift M.onnx {table}.json --out new/{table}.json")
     assert (said.status, said.err) == (status, "")
     assert said.out.startswith(f"{table}.json: {answer}")
+    assert ("calibrate --anew" in said.out) == (answer == "recalibrate")
     written = folder / "new" / f"{table}.json"
     assert written.exists() == (status == 0)
     assert (f"written: new/{table}.json" in said.out) == (status == 0)
@@ -278,6 +281,23 @@ def test_measurements_are_kept_where_store_says(call: Call, folder: Path) -> Non
     assert (said.status, said.err) == (0, "")
     assert (folder / "kept/S.sqlite").stat().st_size > 0
     assert own.exists() == before
+
+
+def test_calibrate_anew_measures_again_what_the_store_holds(call: Call, tmp_path: Path) -> None:
+    line = f"calibrate M.onnx --time 4s --store {tmp_path / 'kept.sqlite'} --out {tmp_path}"
+    for name, more in (("one", ""), ("same", ""), ("new", " --anew")):
+        said = call(f"{line}/{name}.json{more}")
+        assert (said.status, said.err) == (0, "")
+    one, same, new = (CostTable.read(tmp_path / f"{n}.json") for n in ("one", "same", "new"))
+    assert list(same.measurements) == list(one.measurements)
+    assert same.source["created_s"] == one.source["created_s"] < new.source["created_s"]
+    first, again = (t.measurements[0]["policy"]["samples_s"] for t in (one, new))
+    assert first != again
+
+
+def test_a_table_is_old_when_its_measurements_are_used_no_more() -> None:
+    """Else a table could be old whose measurements `calibrate` would use again."""
+    assert quantmeter.drifting.OLD_S == hil.store.OLD_S
 
 
 STORES = {"corrupt.sqlite": "is damaged|no SQLite database", "text.sqlite": "no SQLite database"}
