@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from costmodels.calibrated.device_model import DeviceModel
 from costmodels.calibrated.limits import Limits
+from costmodels.calibrated.samples import Sample
 from costmodels.calibrated.transfer import transferred
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
@@ -68,7 +69,7 @@ def fit_readings(readings: DeviceReadings, context: BackendContext) -> DeviceMod
         BackendError: if too little was measured, or scikit-learn is not installed.
     """
     model = fit_device(readings.measured, detect(), context.threads, readings.limits, context.seed)
-    return _stamped(model, context)
+    return _stamped(model, context, readings.measured.oldest_s)
 
 
 def transfer_device(model: DeviceModel, probes: int, context: BackendContext) -> DeviceModel:
@@ -83,15 +84,18 @@ def transfer_device(model: DeviceModel, probes: int, context: BackendContext) ->
         BackendError: if too few probes could be measured.
         StoreError: if the store cannot be used.
     """
-    samples = []
+    samples: list[Sample] = []
+    times: list[float] = []
     with _measuring(context) as (_, measure):
         for position, job in enumerate(transfer_jobs(context.seed, probes)):
             context.progress(position / probes, f"{position} probes timed")
             record = measure(job)
+            if record.created_s is not None:
+                times.append(record.created_s)
             if record.failure is None:
                 samples += samples_of(job, record)
     found = transferred(model, samples, detect(), context.threads)
-    return _stamped(found, context)
+    return _stamped(found, context, min(times, default=None))
 
 
 @contextmanager
@@ -120,6 +124,8 @@ def _measuring(context: BackendContext) -> Iterator[tuple[Limits, Measure]]:
             kept.close()
 
 
-def _stamped(model: DeviceModel, context: BackendContext) -> DeviceModel:
-    made = {"created_s": time.time(), "runtime": recorded_options(context.threads)}
+def _stamped(model: DeviceModel, context: BackendContext, oldest_s: float | None) -> DeviceModel:
+    """Say when what the model rests on was measured, and by which runtime."""
+    created_s = time.time() if oldest_s is None else oldest_s
+    made = {"created_s": created_s, "runtime": recorded_options(context.threads)}
     return replace(model, source={**model.source, **made})

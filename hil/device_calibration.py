@@ -42,12 +42,14 @@ class Measured:
         fitted: samples of the others.
         failed: what failed.
         seconds: that measuring took, in this and in earlier runs.
+        oldest_s: when the oldest was measured, Unix time in seconds; None if that is not known.
     """
 
     apart: tuple[Sample, ...]
     fitted: tuple[Sample, ...]
     failed: tuple[Failure, ...]
     seconds: float
+    oldest_s: float | None = None
 
 
 def samples_of(job: ProbeJob, record: Record) -> list[Sample]:
@@ -83,12 +85,15 @@ def measure_probes(
     apart: list[Sample] = []
     fitted: list[Sample] = []
     failed: list[Failure] = []
+    times: list[float] = []
     spent, jobs = 0.0, 0
 
     def take(job: ProbeJob, into: list[Sample]) -> None:
         nonlocal spent, jobs
         progress(min(spent / seconds, 1.0), f"{jobs} random networks timed")
         record = measure(job)
+        if record.created_s is not None:
+            times.append(record.created_s)
         spent, jobs = spent + float(record.facts["wall_s"]), jobs + 1
         if record.failure is not None:
             failed.append(record.failure)
@@ -116,7 +121,8 @@ def measure_probes(
             f"{_FEWEST_FITTED} are needed: give more time"
         )
     progress(1.0, f"{jobs} random networks timed; fitting")
-    return Measured(tuple(apart), tuple(fitted), tuple(failed), spent)
+    oldest = min(times, default=None)
+    return Measured(tuple(apart), tuple(fitted), tuple(failed), spent, oldest)
 
 
 def transfer_jobs(seed: int, count: int) -> list[ProbeJob]:

@@ -22,6 +22,7 @@ from hil.probe_timer import ProbeJob, paid_items, policies_of
 
 VERSION = 1
 _DIGITS = 4
+"""Of microseconds, as `hil.probe_timer` keeps them."""
 
 
 def write_readings(readings: DeviceReadings, path: Path) -> None:
@@ -32,6 +33,7 @@ def write_readings(readings: DeviceReadings, path: Path) -> None:
         "revisions": _revisions(),
         "limits": readings.limits.to_dict(),
         "seconds": measured.seconds,
+        "oldest_s": measured.oldest_s,
         "apart": [_to_json(sample) for sample in measured.apart],
         "fitted": [_to_json(sample) for sample in measured.fitted],
         "failed": [failure.to_dict() for failure in measured.failed],
@@ -59,6 +61,7 @@ def read_readings(path: Path) -> DeviceReadings:
                 _from_json(content["fitted"]),
                 (),
                 float(content["seconds"]),
+                content.get("oldest_s"),
             ),
         )
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:

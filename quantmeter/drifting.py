@@ -20,15 +20,13 @@ from hil.device import detect
 from hil.drift import check_drift, choose_probes
 from hil.judgement import Drift, noise_of
 from hil.live import OrtLive
+from hil.store import OLD_S
 from hil.timing import Clock
 from quantization.errors import QuantmeterError
 from quantization.network import Network
 from quantmeter.costs import stored_tables
 from quantmeter.data import Data
 from quantmeter.workbench import Workbench, open_workbench
-
-OLD_S = 24 * 3600.0
-"""Seconds after which a table counts as old."""
 
 _SECONDS = 10.0
 _FLOAT_SHARE = 0.2

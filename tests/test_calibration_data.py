@@ -1,4 +1,4 @@
-"""The tables that are shipped: readable, of the network that they name, and possible."""
+"""The tables and devices that are shipped: readable, described, possible, and made as they say."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from costmodels.calibrated.backend import Calibrated
+from costmodels.calibrated.device_model import DeviceModel, groups_of
+from costmodels.calibrated.fitting import Rows, fit_part
+from costmodels.calibrated.samples import Overhead
+from costmodels.calibrated.textbook import Textbook
+from costmodels.calibrated.validating import judged
 from costmodels.pricing import total
 from costmodels.table import CostTable
 from costmodels.units import Metric
+from hil.device_readings import read_readings
 from quantization.bits import FLOAT32, BitWidths
 from quantization.policy import Policy, PolicyBatch
 from tests.networks import Subject
 
 FOLDER = Path(__file__).parents[1] / "calibration_data"
 TABLES = sorted(FOLDER.glob("*.csv"))
+DEVICES = sorted(FOLDER.glob("*.json"))
+RAW = sorted(FOLDER.glob("*.json.gz"))
 
 
 def test_there_are_tables_and_each_is_described() -> None:
-    described = re.findall(r"`([\w.-]+\.csv)`", (FOLDER / "README.md").read_text())
-    assert sorted(set(described)) == [path.name for path in TABLES] != []
+    described = re.findall(
+        r"`([\w.-]+\.(?:csv|json|json\.gz))`", (FOLDER / "README.md").read_text()
+    )
+    shipped = {path.name for path in (*TABLES, *DEVICES, *RAW)}
+    assert shipped <= set(described)
+    assert len(TABLES) >= 1
+    assert len(DEVICES) == len(RAW) >= 2
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
@@ -35,3 +49,49 @@ def test_a_shipped_table_prices_the_shipped_network(path: Path, digits: Subject)
     assert validation["total"]["mean_absolute"] < 0.1
     assert 0 < validation["half_width"] < 0.2
     assert np.isfinite(table.unary.value[table.supported]).all()
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=lambda path: path.name)
+def test_a_shipped_device_prices_the_shipped_network(path: Path, digits: Subject) -> None:
+    model, network = DeviceModel.read(path), digits.network
+    policies = [Policy.uniform(network, bits) for bits in (FLOAT32, BitWidths(8, 8))]
+    batch = PolicyBatch.of(network, policies)
+    floats, integers = Calibrated(model).total(network, batch, Metric.LATENCY)
+    assert 1e-5 < integers < floats < 1e-2
+    assert f"{model.threads}-thread" in path.name
+    assert model.validation["networks"] >= 20
+    assert model.validation["total"]["mean_absolute"] < 0.15
+    assert {"created_s", "measured_s", "runtime", "fitted_networks"} <= set(model.source)
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=lambda path: path.name)
+def test_a_shipped_device_is_what_its_raw_readings_give(path: Path) -> None:
+    """All but the trees, which take a minute: one group of them stands for all."""
+    model = DeviceModel.read(path)
+    readings = read_readings(path.with_suffix(".json.gz"))
+    assert readings.limits == model.limits
+    assert readings.measured.seconds == model.source["measured_s"]
+    fitted, apart = readings.measured.fitted, readings.measured.apart
+    assert len({sample.network for sample in fitted}) == model.source["fitted_networks"]
+    assert len({sample.network for sample in apart}) == model.validation["networks"]
+    assert Textbook.of(fitted).alpha == pytest.approx(model.textbook.alpha, rel=1e-6)
+    overhead = Overhead.of(fitted)
+    assert overhead.constant_s == pytest.approx(model.constant_s, rel=1e-3)
+    again = judged(model, apart, overhead)
+    told = model.validation["total"]
+    assert again.validation["total"]["mean_absolute"] == pytest.approx(
+        told["mean_absolute"], rel=0.01
+    )
+    rows = Rows.of(fitted, overhead)
+    part = fit_part(rows, "conversions", readings.limits, int(model.source["seed"]))
+    some = apart[:5]
+    for sample in some:
+        here = groups_of(sample.items, sample.integer) == "conversions"
+        items, integer = sample.items.at(here), sample.integer[here]
+        columns = part.columns(items, integer, readings.limits)
+        shipped = model.parts["conversions"]
+        np.testing.assert_allclose(
+            part.seconds(columns, items, integer, readings.limits),
+            shipped.seconds(columns, items, integer, readings.limits),
+            rtol=0.01,
+        )

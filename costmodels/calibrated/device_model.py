@@ -160,7 +160,7 @@ class DeviceModel:
         return np.array([self.half_widths.get(key, np.nan) for key in keys], np.float64)
 
     def to_json(self) -> str:
-        """Return the model as JSON; what `from_json` gives back predicts the same to four digits."""
+        """Return the model as JSON; `from_json` gives one that predicts the same to four digits."""
         parts = {
             name: {
                 "kinds": list(part.kinds),

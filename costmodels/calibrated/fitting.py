@@ -51,32 +51,38 @@ class Rows:
 
 
 def fit_parts(rows: Rows, limits: Limits, seed: int) -> dict[str, Part]:
-    """Fit the trees of every group.
-
-    Args:
-        rows: what was measured.
-        limits: the device's roofline.
-        seed: of the shares of rows that trees see.
+    """Fit the trees of every group; see `fit_part`.
 
     Raises:
         BackendError: if a group has too few rows, or scikit-learn is not installed.
     """
-    group = groups_of(rows.items, rows.integer)
+    return {name: fit_part(rows, name, limits, seed) for name in GROUPS}
+
+
+def fit_part(rows: Rows, name: str, limits: Limits, seed: int) -> Part:
+    """Fit the trees of one group.
+
+    Args:
+        rows: what was measured, of all groups.
+        name: one of `GROUPS`.
+        limits: the device's roofline.
+        seed: of the shares of rows that trees see.
+
+    Raises:
+        BackendError: if it has too few rows, or scikit-learn is not installed.
+    """
     near = [*rows.items.maker.tolist(), *rows.items.reader.tolist()]
     names, counts = np.unique(near, return_counts=True)
-    neighbours = tuple(str(name) for name in names[counts >= _OFTEN])
-    parts = {}
-    for name in GROUPS:
-        here = (group == name) & rows.executed
-        if here.sum() < 2 * _LEAST:
-            raise BackendError(f"too little was measured of {name}: give more time")
-        items, integer, seconds = rows.items.at(here), rows.integer[here], rows.seconds[here]
-        kinds = tuple(sorted(set(items.kind.tolist())))
-        target = np.log(seconds / (limits.bound_s(items, integer) + START_S))
-        weights = np.clip(seconds / _FULL_WEIGHT_S, _LEAST_WEIGHT, 1.0)
-        columns = columns_of(items, integer, limits, kinds, neighbours)
-        parts[name] = Part(kinds, neighbours, grow(columns, target, weights, seed))
-    return parts
+    neighbours = tuple(str(each) for each in names[counts >= _OFTEN])
+    here = (groups_of(rows.items, rows.integer) == name) & rows.executed
+    if here.sum() < 2 * _LEAST:
+        raise BackendError(f"too little was measured of {name}: give more time")
+    items, integer, seconds = rows.items.at(here), rows.integer[here], rows.seconds[here]
+    kinds = tuple(sorted(set(items.kind.tolist())))
+    target = np.log(seconds / (limits.bound_s(items, integer) + START_S))
+    weights = np.clip(seconds / _FULL_WEIGHT_S, _LEAST_WEIGHT, 1.0)
+    columns = columns_of(items, integer, limits, kinds, neighbours)
+    return Part(kinds, neighbours, grow(columns, target, weights, seed))
 
 
 def fit_executed(rows: Rows, parts: Mapping[str, Part], limits: Limits, seed: int) -> Executed:

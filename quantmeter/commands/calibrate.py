@@ -46,9 +46,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--anew",
         action="store_true",
-        help="forget what the store holds of this network (without one: of this device), and measure "
-        "all of it; "
-        "if that is ended, the command without --anew goes on",
+        help="forget what the store holds of this network (without one: of this device), and "
+        "measure all of it; if that is ended, the command without --anew goes on",
     )
     parser.add_argument(
         "--from",

@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import pytest
 
-import hil.store
-import quantmeter.drifting
 from costmodels.sketch import Sketch
 from costmodels.table import CostTable
 from hil.judgement import Answer
@@ -293,11 +291,6 @@ def test_calibrate_anew_measures_again_what_the_store_holds(call: Call, tmp_path
     assert same.source["created_s"] == one.source["created_s"] < new.source["created_s"]
     first, again = (t.measurements[0]["policy"]["samples_s"] for t in (one, new))
     assert first != again
-
-
-def test_a_table_is_old_when_its_measurements_are_used_no_more() -> None:
-    """Else a table could be old whose measurements `calibrate` would use again."""
-    assert quantmeter.drifting.OLD_S == hil.store.OLD_S
 
 
 STORES = {"corrupt.sqlite": "is damaged|no SQLite database", "text.sqlite": "no SQLite database"}

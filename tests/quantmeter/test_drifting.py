@@ -20,8 +20,9 @@ from hil.calibration import Timed
 from hil.design import Pattern
 from hil.device import detect
 from hil.judgement import Answer
+from hil.store import OLD_S
 from quantization.bits import DEFAULT_CHOICES
-from quantmeter.drifting import OLD_S, Checked, DriftCheck, check_tables, drift, is_old, remark_on
+from quantmeter.drifting import Checked, DriftCheck, check_tables, drift, is_old, remark_on
 
 NETWORK = example_network()
 LAYERS = len(NETWORK.layers)
