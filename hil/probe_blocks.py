@@ -12,6 +12,7 @@ import numpy as np
 
 from costmodels.sketch import Sketch
 
+_STEPS, _STEP_SHARES = (8, 16, 32, 64, 4, 2), (0.35, 0.2, 0.2, 0.1, 0.1, 0.05)
 _MOST_ELEMENTS, _MOST_CHANNELS = 2.5e6, 2304
 _ACTIVATIONS = ("Relu", "Clip", "HardSwish", "SiLU", "LeakyRelu", "Gelu", "Sigmoid")
 _ACTIVATION_SHARES = (0.38, 0.18, 0.18, 0.16, 0.04, 0.03, 0.03)
@@ -70,9 +71,9 @@ class Blocks:
         return self._all[name](at, stride)
 
     def width(self, low: float, high: float) -> int:
-        """Draw a number of channels, most of them multiples of 8."""
+        """Draw a number of channels: most are multiples of 8, and many of 32 or 64."""
         value = np.exp(self.draw.uniform(np.log(low), np.log(max(high, low + 1))))
-        step = int(self.draw.choice([8, 16, 32, 4, 2], p=[0.5, 0.2, 0.1, 0.15, 0.05]))
+        step = int(self.draw.choice(_STEPS, p=_STEP_SHARES))
         return max(step, round(float(value) / step) * step)
 
     def conv(

@@ -11,8 +11,9 @@ from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
 from costmodels.model import unit_of
 from costmodels.units import Metric, Unit
+from hil import race
 from hil.audit import Audit, audit
-from hil.compare import CompareOptions, Comparison, compare_many, equal, looks_until
+from hil.compare import CompareOptions, Comparison, equal, looks_until
 from hil.conditions import Conditions, advice
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
@@ -183,6 +184,7 @@ def benchmark(
         BackendError: if the cost model predicts nothing that is measured here.
         CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
+        WorkerError: if a file crashed or hung while it was timed.
     """
     mode = Mode.COLD if cold else Mode.WARM
     options = CompareOptions(looks_until(blocks), turns=TurnOptions(mode=mode), seed=bench.seed)
@@ -194,14 +196,9 @@ def benchmark(
     feed = one_feed(bench.network, bench.range_inputs)
     loaded = {FLOAT: bench.export(Policy({})), **models}
     loaded[_AGAIN] = loaded[FLOAT]
-    runners = {name: Runner(model, threads, feed) for name, model in loaded.items()}
-    compared = compare_many(
-        {name: run for name, run in runners.items() if name != FLOAT},
-        runners[FLOAT],
-        options,
-        again=_AGAIN,
-        progress=lambda share: progress(share, "timing, interleaved"),
-    )
+    progress(0.0, "timing, interleaved")
+    compared = race.run(race.Race(loaded, FLOAT, _AGAIN, feed, threads, options))
+    progress(1.0, "timing, interleaved")
     compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)
     score = score and bench.data is not None and bench.classifies
     results = []
@@ -214,7 +211,7 @@ def benchmark(
                 compared[name],
                 seconds,
                 ratio,
-                _accuracy_on_test(bench, runners[name]) if score else None,
+                _accuracy_on_test(bench, Runner(models[name], threads, feed)) if score else None,
                 audit(
                     bench.network,
                     policy,

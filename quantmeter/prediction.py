@@ -47,9 +47,9 @@ def describe_device(model: "DeviceModel") -> list[str]:
     if "transferred_from" in source:
         scales = ", ".join(f"{name} x {scale:.2f}" for name, scale in source["scales"].items())
         lines = [
-            f"rescaled by {source['probes']} random networks: {scales}",
+            f"{source['probes']} random networks, {source['way']}: {scales}",
             f"each left out once: {_error(found['total'])}",
-            f"before rescaling: {_error(found['before'])}",
+            f"as it was: {_error(found['before'])}",
         ]
     else:
         lines = [

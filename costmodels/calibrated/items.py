@@ -50,11 +50,11 @@ FEATURES = (
     operands      activations that are read; smallest: elements of the smallest of these
     readers       of the output
     added         operators that a kernel may take over: activations and sums right behind it
-    even_in       the largest power of two, 32 at most, that divides the input channels; even_out
+    even_in       the largest power of two, 64 at most, that divides the input channels; even_out
                   likewise: kernels work on blocks of channels
     network       weights of the whole network: what a run leaves in the caches for the next one
 """
-_BLOCK = 32
+_BLOCK = 64
 _FUSED = frozenset({"Relu", "Clip"})
 _ELEMENTWISE = frozenset({"Add", "Mul", "Sub", "Div"})
 QUANTIZE, DEQUANTIZE = "quantize", "dequantize"

@@ -1,8 +1,9 @@
-"""Rescales a calibrated device to another one, of which only a few probes were measured.
+"""Rescales a calibrated device to another one, of which only a few whole networks were measured.
 
-Each group of rows gets one factor, the weighted median of measured over predicted times, drawn
-towards the factor of whole runs where a group decides little; the constant is that of the probes.
-How good that is, is told by leaving out one probe at a time.
+Three ways are tried: nothing at all, one factor for everything, and a factor for each group of
+rows, drawn towards the one factor. Each is judged by leaving out one network at a time, and the one
+with the smallest error is taken: a few networks on a noisy machine may not tell four factors. Only
+undisturbed whole runs count; a profile of another machine would have to be mended first.
 """
 
 from collections.abc import Sequence
@@ -10,18 +11,20 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import least_squares
 
-from costmodels.calibrated.device_model import GROUPS, DeviceModel, groups_of
-from costmodels.calibrated.samples import Overhead, Sample
-from costmodels.calibrated.validating import LEVEL, network_half_width, totals
+from costmodels.calibrated.device_model import DeviceModel, groups_of
+from costmodels.calibrated.samples import Sample
+from costmodels.calibrated.validating import LEVEL, network_half_width
 from costmodels.cells import FloatArray
 from costmodels.errors import BackendError
 from costmodels.measurement import Device
 from costmodels.prediction_error import PredictionError
 
 LEAST_PROBES = 5
-_DRAWN = 0.02
-"""A group that takes this share of the time is drawn halfway to the factor of whole runs."""
+_WAYS = ("as it was", "one factor", "a factor for each group")
+_DRAWN, _LEAST_S = 0.05, 1e-6
+"""How strongly a group's factor is drawn to that of all: an e-fold costs what 5 % of error does."""
 
 
 def transferred(
@@ -37,7 +40,7 @@ def transferred(
 
     Returns:
         The model, with a validation by leaving out each probe once: ``before`` is the error of the
-        model as it was, ``total`` that of the rescaled one.
+        model as it was, ``total`` that of the way that was taken, ``ways`` those of all.
 
     Raises:
         BackendError: if there are fewer than `LEAST_PROBES` probes.
@@ -47,28 +50,38 @@ def transferred(
         raise BackendError(
             f"{len(names)} probes were measured; {LEAST_PROBES} are needed to rescale a device"
         )
-    measured, predicted, order = [], [], []
-    for name in names:
-        left = [sample for sample in samples if sample.network == name]
-        others = [sample for sample in samples if sample.network != name]
-        predicted.append(totals(_rescaled(model, others), left))
-        measured += [sample.total_s for sample in left]
-        order += [name] * len(left)
-    apart, truth = np.concatenate(predicted), np.array(measured)
-    rescaled = _rescaled(model, samples)
-    before = totals(model, samples)
+    spent = np.array([_by_group(model, sample) for sample in samples])
+    truth = np.array([sample.total_s for sample in samples])
+    networks = np.array([sample.network for sample in samples])
+    judged = {}
+    for way in _WAYS:
+        apart = np.empty(len(truth))
+        for name in names:
+            left = networks == name
+            factors, constant = _fitted(way, spent[~left], truth[~left], model.constant_s)
+            apart[left] = constant + spent[left] @ factors
+        judged[way] = apart
+    errors = {way: PredictionError.of(apart, truth) for way, apart in judged.items()}
+    best = min(_WAYS, key=lambda way: errors[way].mean_absolute)
+    factors, constant = _fitted(best, spent, truth, model.constant_s)
+    parts = {
+        name: replace(part, scale=part.scale * float(factor))
+        for (name, part), factor in zip(model.parts.items(), factors, strict=True)
+    }
+    before = model.constant_s + spent.sum(axis=1)
     validation: dict[str, Any] = {
         "policies": len(truth),
         "networks": len(names),
-        "total": asdict(PredictionError.of(apart, truth)),
-        "before": asdict(
-            PredictionError.of(before, np.array([sample.total_s for sample in samples]))
-        ),
-        "half_width": network_half_width(apart, truth, order),
+        "total": asdict(errors[best]),
+        "before": asdict(PredictionError.of(before, truth)),
+        "ways": {way: error.mean_absolute for way, error in errors.items()},
+        "half_width": network_half_width(judged[best], truth, networks.tolist()),
         "level": LEVEL,
     }
     return replace(
-        rescaled,
+        model,
+        parts=parts,
+        constant_s=constant,
         device=device,
         threads=threads,
         validation=validation,
@@ -76,42 +89,42 @@ def transferred(
         source={
             "transferred_from": {"device": model.device.to_dict(), "threads": model.threads},
             "probes": len(names),
-            "scales": {name: part.scale for name, part in rescaled.parts.items()},
+            "way": best,
+            "scales": {name: part.scale for name, part in parts.items()},
         },
     )
 
 
-def _rescaled(model: DeviceModel, samples: Sequence[Sample]) -> DeviceModel:
-    """Return the model with the factors that explain `samples`."""
-    overhead = Overhead.of(samples)
-    found: dict[str, list[tuple[FloatArray, FloatArray]]] = {name: [] for name in GROUPS}
-    for sample in samples:
-        taken, predicted = (
-            overhead.undisturbed_s(sample),
-            model.seconds(sample.items, sample.integer),
-        )
-        group = groups_of(sample.items, sample.integer)
-        for name in GROUPS:
-            here = (group == name) & (taken > 0) & (predicted > 0)
-            found[name].append((taken[here], predicted[here]))
-    spent = {name: sum(float(taken.sum()) for taken, _ in pairs) for name, pairs in found.items()}
-    ratios = [
-        (sample.total_s - overhead.constant_s) / model.seconds(sample.items, sample.integer).sum()
-        for sample in samples
-    ]
-    whole = float(np.log(np.median(ratios)))
-    parts = {}
-    for name, part in model.parts.items():
-        ratio = np.concatenate([np.log(taken / predicted) for taken, predicted in found[name]])
-        weight = np.concatenate([taken for taken, _ in found[name]])
-        share = spent[name] / sum(spent.values())
-        own = _weighted_median(ratio, weight) if len(ratio) else whole
-        factor = np.exp((share * own + _DRAWN * whole) / (share + _DRAWN))
-        parts[name] = replace(part, scale=part.scale * float(factor))
-    return replace(model, parts=parts, constant_s=overhead.constant_s)
+def _by_group(model: DeviceModel, sample: Sample) -> list[float]:
+    """Seconds that the model predicts for each group of a sample's rows."""
+    seconds = model.seconds(sample.items, sample.integer)
+    group = groups_of(sample.items, sample.integer)
+    return [float(seconds[group == name].sum()) for name in model.parts]
 
 
-def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
-    order = np.argsort(values)
-    passed = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])
+def _fitted(
+    way: str, spent: FloatArray, truth: FloatArray, constant_s: float
+) -> tuple[FloatArray, float]:
+    """Return a factor for each group, (4,), and the constant, in seconds.
+
+    Args:
+        way: one of `_WAYS`.
+        spent: (P, 4) predicted seconds by group.
+        truth: (P,) measured seconds.
+        constant_s: of the model.
+    """
+    groups = spent.shape[1]
+    whole = float(np.median(np.log(truth / (constant_s + spent.sum(axis=1)))))
+    if way == _WAYS[0]:
+        return np.ones(groups), constant_s
+    if way == _WAYS[1]:
+        return np.full(groups, np.exp(whole)), constant_s * float(np.exp(whole))
+    about = np.append(np.full(groups, whole), np.log(max(constant_s, _LEAST_S)) + whole)
+
+    def residuals(logs: FloatArray) -> FloatArray:
+        predicted = np.exp(logs[-1]) + spent @ np.exp(logs[:-1])
+        drawn = _DRAWN * np.sqrt(len(truth)) * (logs - about)
+        return np.concatenate([np.log(predicted / truth), drawn])
+
+    found = least_squares(residuals, about, loss="soft_l1", f_scale=0.1).x
+    return np.exp(found[:-1]), float(np.exp(found[-1]))

@@ -114,7 +114,7 @@ def test_a_device_is_rescaled_by_a_few_probes(call: Call, folder: Path) -> None:
     assert found["validation"]["total"]["mean_absolute"] < 0.1
     assert DeviceModel.read(folder / "HALF.json").threads == 2
     people = call(f"{line} --out HALF.json").out
-    assert "before rescaling: mean absolute error" in people
+    assert "as it was: mean absolute error" in people
     assert "--cost calibrated:HALF.json" in people
 
 
