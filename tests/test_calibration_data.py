@@ -11,7 +11,8 @@ from costmodels.calibrated.device_model import DeviceModel, groups_of
 from costmodels.calibrated.fitting import Rows, fit_part
 from costmodels.calibrated.samples import Overhead
 from costmodels.calibrated.textbook import Textbook
-from costmodels.calibrated.validating import judged
+from costmodels.calibrated.validating import totals
+from costmodels.prediction_error import PredictionError
 from costmodels.pricing import total
 from costmodels.table import CostTable
 from costmodels.units import Metric
@@ -77,21 +78,20 @@ def test_a_shipped_device_is_what_its_raw_readings_give(path: Path) -> None:
     assert Textbook.of(fitted).alpha == pytest.approx(model.textbook.alpha, rel=1e-6)
     overhead = Overhead.of(fitted)
     assert overhead.constant_s == pytest.approx(model.constant_s, rel=1e-3)
-    again = judged(model, apart, overhead)
-    told = model.validation["total"]
-    assert again.validation["total"]["mean_absolute"] == pytest.approx(
-        told["mean_absolute"], rel=0.01
-    )
+    measured = np.array([sample.total_s for sample in apart])
+    error = PredictionError.of(totals(model, apart), measured).mean_absolute
+    assert error == pytest.approx(model.validation["total"]["mean_absolute"], rel=1e-3)
     rows = Rows.of(fitted, overhead)
     part = fit_part(rows, "conversions", readings.limits, int(model.source["seed"]))
-    some = apart[:5]
-    for sample in some:
+    shipped, ratios = model.parts["conversions"], []
+    for sample in apart[:40]:
         here = groups_of(sample.items, sample.integer) == "conversions"
         items, integer = sample.items.at(here), sample.integer[here]
         columns = part.columns(items, integer, readings.limits)
-        shipped = model.parts["conversions"]
-        np.testing.assert_allclose(
-            part.seconds(columns, items, integer, readings.limits),
-            shipped.seconds(columns, items, integer, readings.limits),
-            rtol=0.01,
-        )
+        one, other = (p.seconds(columns, items, integer, readings.limits) for p in (part, shipped))
+        ratios.append(one / other)
+    # Between splits that explain as much, the last digit of a sum decides, and with it the machine.
+    off = np.abs(np.concatenate(ratios) - 1)
+    assert len(off) > 100
+    assert np.median(off) < 1e-3
+    assert np.quantile(off, 0.9) < 0.05
