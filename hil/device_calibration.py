@@ -108,7 +108,7 @@ def measure_probes(
     while spent < _RANDOM_SHARE * seconds:
         take(next(random), fitted)
     choice, known = ProbeChoice(limits, fitted), len(fitted)
-    while spent < seconds:
+    while fitted and spent < seconds:  # if all failed, there is nothing to choose by
         for job in choice.best(itertools.islice(random, _CANDIDATES * _ROUND), _ROUND):
             if spent < seconds:
                 take(job, fitted)

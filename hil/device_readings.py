@@ -19,6 +19,7 @@ from hil import attribution, probes
 from hil.device_bench import DeviceReadings
 from hil.device_calibration import Measured
 from hil.probe_timer import ProbeJob, paid_items, policies_of
+from hil.records import Failure
 
 VERSION = 1
 _DIGITS = 4
@@ -59,7 +60,7 @@ def read_readings(path: Path) -> DeviceReadings:
             Measured(
                 _from_json(content["apart"]),
                 _from_json(content["fitted"]),
-                (),
+                tuple(map(Failure.from_dict, content["failed"])),
                 float(content["seconds"]),
                 content.get("oldest_s"),
             ),

@@ -14,11 +14,13 @@ from hil.attribution import Attribution, attribute, relative_to_float
 from hil.calibration import as_policy
 from hil.design import Pattern, mixture
 from hil.ort import one_feed, random_inputs, recorded_options
+from hil.policy_timer import RefusedPolicyError
 from hil.profile import profile_session
 from hil.records import Record, Subject
 from hil.timing import TimingOptions, time_interleaved
 from quantization.bits import Format
 from quantization.deployment import ExportOptions, not_deployable
+from quantization.errors import ModelError
 from quantization.export import REVISION, Exporter
 from quantization.formats import formats
 from quantization.network import Network
@@ -129,7 +131,7 @@ class ProbeTimer:
             gives; ``wall_s``.
 
         Raises:
-            ModelError: if the runtime refuses the probe.
+            RefusedPolicyError: if the runtime refuses the probe under one of its policies.
         """
         if isinstance(job, LimitsJob):
             return limits.time_limits(self._setup.threads)
@@ -140,7 +142,11 @@ class ProbeTimer:
         runs, parts = {}, {}
         floats: Attribution | None = None
         for name, policy in policies_of(network, job).items():
-            found = profile_session(exporter.build(policy), setup.threads, feed, _PROFILE_S)
+            model = exporter.build(policy)
+            try:
+                found = profile_session(model, setup.threads, feed, _PROFILE_S)
+            except ModelError as error:
+                raise RefusedPolicyError(f"{name}: {error}") from error
             spent = attribute(network, policy, found.graph, found.seconds)
             floats = floats or spent  # the float policy comes first
             parts[name] = rows(network, policy, relative_to_float(network, policy, spent, floats))

@@ -93,6 +93,11 @@ def test_too_little_time_is_one_clear_error() -> None:
         _measured(World(), 5)
 
 
+def test_if_every_probe_fails_that_is_one_clear_error_too() -> None:
+    with pytest.raises(BackendError, match="0 of them to fit"):
+        _measured(World(fails=lambda _job: True), 20)
+
+
 def test_other_seeds_draw_other_probes() -> None:
     assert not set(transfer_jobs(0, 500)) & set(transfer_jobs(1, 500))
 

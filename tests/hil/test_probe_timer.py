@@ -7,6 +7,7 @@ from costmodels.calibrated.items import Items
 from costmodels.calibrated.samples import Sample
 from hil.device_calibration import samples_of
 from hil.limits import limits_of
+from hil.policy_timer import RefusedPolicyError
 from hil.probe_timer import (
     LimitsJob,
     ProbeJob,
@@ -19,6 +20,7 @@ from hil.probe_timer import (
 from hil.probes import probe
 from hil.records import Record
 from hil.timing import TimingOptions
+from quantization.errors import ModelError, QuantmeterError
 
 BRIEF = TimingOptions(blocks=2, samples=1, warm_runs=1, turn_s=0.0, sample_s=0.0, warm_up=None)
 JOB = ProbeJob(3)
@@ -67,6 +69,20 @@ def test_other_probes_threads_and_timings_are_other_subjects() -> None:
     keys = {subject(setup, job).key for setup in setups for job in jobs}
     assert len(keys) == 9
     assert subject(ProbeSetup(), ProbeJob(1)).key == subject(ProbeSetup(), ProbeJob(1)).key
+
+
+def test_a_probe_that_the_runtime_refuses_is_a_recorded_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not an error of the user's, which would end the calibration."""
+
+    def refuse(*_: object) -> None:
+        raise ModelError("ONNX Runtime cannot load the model: no")
+
+    monkeypatch.setattr("hil.probe_timer.profile_session", refuse)
+    with pytest.raises(RefusedPolicyError, match="float: ONNX Runtime cannot load") as caught:
+        ProbeTimer(ProbeSetup(timing=BRIEF))(JOB)
+    assert not isinstance(caught.value, QuantmeterError)
 
 
 def test_the_limits_of_a_machine_are_plausible() -> None:
