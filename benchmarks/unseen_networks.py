@@ -135,7 +135,7 @@ def predictions(
     model: DeviceModel, readings: DeviceReadings, timed: Sequence[Timed]
 ) -> dict[str, list[FloatArray]]:
     """Return for each predictor the seconds of every policy of every network."""
-    fitted, limits = readings.measured.fitted, readings.limits
+    fitted, limits = readings.measured.fitted, model.limits
     nearest = Nearest(Rows.of(fitted, Overhead.of(fitted)))
     rivals: Mapping[str, Callable[[Items, BoolArray], float]] = {
         "nearest shape": lambda items, integer: float(nearest.seconds(items, integer).sum()),

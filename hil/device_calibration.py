@@ -22,7 +22,7 @@ from hil.probe_choice import ProbeChoice
 from hil.probe_timer import ProbeJob
 from hil.records import Failure, Record
 
-_JUDGING_SHARE, _RANDOM_SHARE = 0.25, 0.65
+_JUDGING_SHARE, _RANDOM_SHARE = 0.2, 0.65
 """Of the time: for networks that judge; until when probes are random."""
 _FIRST_FITTED = 1000
 """Seeds below it are of networks that judge."""
@@ -140,6 +140,7 @@ def fit_device(
     """
     overhead = Overhead.of(measured.fitted)
     rows = Rows.of(measured.fitted, overhead)
+    limits = limits.raised_by(rows.items, rows.integer, rows.seconds)
     parts = fit_parts(rows, limits, seed)
     model = DeviceModel(
         device,

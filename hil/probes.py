@@ -17,14 +17,14 @@ from costmodels.sketch import Sketch
 from hil.probe_blocks import Blocks, Place
 from quantization.network import Network
 
-REVISION = 2
+REVISION = 3
 """Raised whenever a seed gives another network than before: stored measurements are of one."""
 
 _DRAWN = 1 << 13
 _TOKENS_SHARE = 0.12
 _SIZES = (112, 96, 80, 64, 56, 48, 40, 32, 28, 24, 20, 16, 14, 12, 10, 8, 7)
 _MOST_INPUTS = 1.2e6
-_MOST_MACS, _LARGE_MACS, _LARGE_SHARE = 3e8, 1.2e9, 0.1
+_MOST_MACS, _LARGE_MACS, _LARGE_SHARE = 3e8, 1.9e9, 0.1
 """Of a layer: most networks have none above the first, VGG's largest is near the second."""
 
 

@@ -15,8 +15,8 @@ are written as:
     L3:a L3:c  int32 bias, and its scales: the weight's times the input's
     L3:w L3:b  dequantized weight and bias
 
-How a tensor leaves the integers without ONNX Runtime re-quantizing the float operators behind it is
-in `quantization/guard.py`.
+How tensors leave and enter the integers without ONNX Runtime re-quantizing the float operators
+between them is in `quantization/guard.py`.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ from quantization.policy import Policy
 from quantization.quantizer import quantize_bias
 from quantization.ranges import Ranges, check_ranges
 
-REVISION = 2
+REVISION = 3
 """Raised whenever the bytes that `Exporter.build` makes change: stored timings are of one revision.
 
 A golden test (tests/quantization/test_revision.py) tells when that is.
@@ -304,11 +304,19 @@ class Exporter:
     def _conversion(self, tensor: Tensor, written: Format, target: Format) -> bytes:
         if (written, target) == (Format.FLOAT32, Format.INT8):
             key = ("quantize", tensor.name)
-            return self._cached(key, lambda: self._quantize(tensor.name, tensor.name))
+            return self._cached(key, lambda: self._to_integers(tensor))
         if (written, target) == (Format.INT8, Format.FLOAT32):
             key = ("dequantize", tensor.name)
             return self._cached(key, lambda: self._to_float(tensor))
         raise PolicyError(f"no conversion from {written.label} to {target.label} can be deployed")
+
+    def _to_integers(self, tensor: Tensor) -> bytes:
+        producer = None if tensor.producer is None else self._nodes[tensor.producer]
+        axis = guard.repeated_axis(tensor)
+        if not (self.options.guard_float and guard.moves_before(producer)) or axis is None:
+            return self._quantize(tensor.name, tensor.name)
+        own, grid = self._tensor_id[tensor.name], self.ranges.grid(tensor.name, 8)
+        return guard.quantize_along(own, tensor, grid, axis)
 
     def _to_float(self, tensor: Tensor) -> bytes:
         own, grid = self._tensor_id[tensor.name], self.ranges.grid(tensor.name, 8)

@@ -52,12 +52,13 @@ class Domain:
 
     def outside(self, items: Items) -> BoolArray:
         """Return which rows are of no such kind, or far larger or smaller than any, (N,)."""
-        beyond = ~self.knows(items)
-        for kind, extents in self.extents.items():
+        values = np.stack([items.column(name) for name in _CHECKED], axis=1)
+        beyond = np.ones(len(items), np.bool_)
+        for kind in set(items.kind.tolist()) & set(self.extents):
             here = items.kind == kind
-            for name, (low, high) in extents.items():
-                value = items.column(name)
-                beyond |= here & ((value * _SLACK < low) | (value > high * _SLACK))
+            low, high = np.array([self.extents[kind][name] for name in _CHECKED]).T
+            far = (values[here] * _SLACK < low) | (values[here] > high * _SLACK)
+            beyond[here] = far.any(axis=1)
         return beyond
 
     def to_dict(self) -> dict[str, Any]:

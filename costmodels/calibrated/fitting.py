@@ -17,8 +17,8 @@ from costmodels.cells import BoolArray, FloatArray, TextArray
 from costmodels.errors import BackendError
 
 _TREES, _FEWER_TREES, _DEPTH, _RATE, _LEAST, _SHARE, _COLUMNS = 250, 100, 5, 0.08, 6, 0.6, 0.4
-_FULL_WEIGHT_S, _LEAST_WEIGHT = 1e-5, 0.05
-"""Rows that take less count for less: they are timed worse, and decide less."""
+_FULL_WEIGHT_SHARE, _LEAST_WEIGHT = 0.02, 0.05
+"""Rows that take less of their network's run count for less: they decide less."""
 _OFTEN = 60
 """A neighbour that is seen in fewer rows has no column of its own."""
 
@@ -32,21 +32,26 @@ class Rows:
         integer: (N,) whether each reads integers.
         seconds: (N,) undisturbed; 0 for what was taken over.
         executed: (N,) whether it was not taken over.
+        share: (N,) seconds over those of the whole run.
     """
 
     items: Items
     integer: BoolArray
     seconds: FloatArray
     executed: BoolArray
+    share: FloatArray
 
     @classmethod
     def of(cls, samples: Sequence[Sample], overhead: Overhead) -> "Rows":
         """Collect the rows of `samples`."""
+        seconds = [overhead.undisturbed_s(sample) for sample in samples]
+        totals = [sample.total_s for sample in samples]
         return cls(
             Items.joined([sample.items for sample in samples]),
             np.concatenate([sample.integer for sample in samples]),
-            np.concatenate([overhead.undisturbed_s(sample) for sample in samples]),
+            np.concatenate(seconds),
             np.concatenate([sample.nodes > 0 for sample in samples]),
+            np.concatenate([s / total for s, total in zip(seconds, totals, strict=True)]),
         )
 
 
@@ -80,7 +85,7 @@ def fit_part(rows: Rows, name: str, limits: Limits, seed: int) -> Part:
     items, integer, seconds = rows.items.at(here), rows.integer[here], rows.seconds[here]
     kinds = tuple(sorted(set(items.kind.tolist())))
     target = np.log(seconds / (limits.bound_s(items, integer) + START_S))
-    weights = np.clip(seconds / _FULL_WEIGHT_S, _LEAST_WEIGHT, 1.0)
+    weights = np.clip(rows.share[here] / _FULL_WEIGHT_SHARE, _LEAST_WEIGHT, 1.0)
     columns = columns_of(items, integer, limits, kinds, neighbours)
     return Part(kinds, neighbours, grow(columns, target, weights, seed))
 

@@ -62,13 +62,13 @@ class Forest:
         feature, left, right = self.feature.ravel(), self.left + start, self.right + start
         left, right, threshold = left.ravel(), right.ravel(), self.threshold.ravel()
         # Thresholds were found on single precision.
-        columns = np.ascontiguousarray(rows.astype(np.float32).T)
-        at = np.broadcast_to(start, (trees, len(rows))).copy()
-        row = np.arange(len(rows))
+        columns = rows.astype(np.float32).T.ravel()
+        first, row = feature * np.int32(len(rows)), np.arange(len(rows), dtype=np.int32)
+        at = np.broadcast_to(start, (trees, len(rows)))
         for _ in range(self.depth):
-            goes_left = columns[feature[at], row] <= threshold[at]
-            at = np.where(goes_left, left[at], right[at])
-        return np.asarray(self.base + self.value.ravel()[at].sum(axis=0), np.float64)
+            goes_left = columns.take(first.take(at) + row) <= threshold.take(at)
+            at = np.where(goes_left, left.take(at), right.take(at))
+        return np.asarray(self.base + self.value.ravel().take(at).sum(axis=0), np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trees as JSON values; null stands for the threshold of a leaf."""

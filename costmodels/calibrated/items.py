@@ -37,6 +37,8 @@ FEATURES = (
     "even_in",
     "even_out",
     "network",
+    "passed",
+    "work",
 )
 """Columns of `Items.features`.
 
@@ -52,7 +54,8 @@ FEATURES = (
     added         operators that a kernel may take over: activations and sums right behind it
     even_in       the largest power of two, 64 at most, that divides the input channels; even_out
                   likewise: kernels work on blocks of channels
-    network       weights of the whole network: what a run leaves in the caches for the next one
+    network       weights of the whole network; passed: elements of all its activations; work: its
+                  multiply-accumulates. They tell what a run leaves in the caches for the next one
 """
 _BLOCK = 64
 _FUSED = frozenset({"Relu", "Clip"})
@@ -157,11 +160,12 @@ class NetworkItems:
 def items_of(network: Network) -> NetworkItems:
     """Return the rows of `network` (kept for the most recent networks)."""
     nodes = {node.name: node for node in network.model.graph.node}
+    crossings = [_conversion(network, tensor) for tensor in network.tensors]
     return NetworkItems(
         Items.of([_layer(network, layer) for layer in network.layers]),
         Items.of([_glue(network, glue, nodes[glue.name]) for glue in network.glue]),
-        Items.of([_conversion(network, tensor, QUANTIZE) for tensor in network.tensors]),
-        Items.of([_conversion(network, tensor, DEQUANTIZE) for tensor in network.tensors]),
+        Items.of([row._replace(kind=QUANTIZE) for row in crossings]),
+        Items.of([row._replace(kind=DEQUANTIZE) for row in crossings]),
     )
 
 
@@ -209,7 +213,7 @@ def _layer(network: Network, layer: Layer) -> Row:
             "added": len(_taken_over(network, layer.output)),
             "even_in": math.gcd(layer.in_channels, _BLOCK),
             "even_out": math.gcd(layer.out_channels, _BLOCK),
-            "network": _weights(network),
+            **_whole(network),
         },
     )
 
@@ -247,7 +251,7 @@ def _glue(network: Network, glue: Glue, node: onnx.NodeProto) -> Row:
             "readers": sum(len(tensor.consumers) for tensor in written),
             "even_in": math.gcd(channels[0], _BLOCK),
             "even_out": math.gcd(channels[-1], _BLOCK),
-            "network": _weights(network),
+            **_whole(network),
         },
     )
 
@@ -263,15 +267,16 @@ def _near(network: Network, glue: Glue, kind: str) -> str:
     return f"{fused}{kind} behind {', '.join(sorted(before)) or 'constants'}"
 
 
-def _conversion(network: Network, tensor: Tensor, direction: str) -> Row:
+def _conversion(network: Network, tensor: Tensor) -> Row:
+    """A conversion in either direction; its kind is still to be given."""
     channels = _channels(tensor)
     maker = _node_kind(network, tensor.producer)
     readers = {_node_kind(network, None if c == OUTPUT else c) for c in tensor.consumers}
     return Row(
-        direction,
+        "",
         _maker(network, tensor.name),
         _reader(network, tensor.name),
-        f"{direction} from {maker} to {', '.join(sorted(readers))}",
+        f"conversion from {maker} to {', '.join(sorted(readers))}",
         {
             "inputs": tensor.count,
             "outputs": tensor.count,
@@ -286,7 +291,7 @@ def _conversion(network: Network, tensor: Tensor, direction: str) -> Row:
             "readers": len(tensor.consumers),
             "even_in": math.gcd(channels, _BLOCK),
             "even_out": math.gcd(channels, _BLOCK),
-            "network": _weights(network),
+            **_whole(network),
         },
     )
 
@@ -336,8 +341,15 @@ def _node_kind(network: Network, name: str | None) -> str:
     """Kind of a node: a layer as `layer_kind` has it, glue by its operator alone."""
     if name is None:
         return _OUTSIDE
-    node = _nodes(network)[name]
-    return layer_kind(node) if isinstance(node, Layer) else node.kind
+    return _kinds(network)[name]
+
+
+@lru_cache(maxsize=64)
+def _kinds(network: Network) -> dict[str, str]:
+    return {
+        name: layer_kind(node) if isinstance(node, Layer) else node.kind
+        for name, node in _nodes(network).items()
+    }
 
 
 @lru_cache(maxsize=64)
@@ -346,8 +358,13 @@ def _nodes(network: Network) -> dict[str, Layer | Glue]:
 
 
 @lru_cache(maxsize=64)
-def _weights(network: Network) -> int:
-    return sum(layer.weight_count for layer in network.layers)
+def _whole(network: Network) -> dict[str, int]:
+    """What all rows of a network have in common."""
+    return {
+        "network": sum(layer.weight_count for layer in network.layers),
+        "passed": sum(tensor.count for tensor in network.tensors),
+        "work": network.macs,
+    }
 
 
 def _channels(tensor: Tensor) -> int:

@@ -28,8 +28,8 @@ def test_a_seed_gives_the_same_network_for_ever() -> None:
     for seed in range(12):
         for whole in (False, True):
             told.update(probe(seed, whole=whole).digest.encode())
-    assert probes.REVISION == 2
-    assert told.hexdigest()[:16] == "98afdb3b2bc2f407"
+    assert probes.REVISION == 3
+    assert told.hexdigest()[:16] == "964392cd19ec85d0"
 
 
 def test_seeds_and_both_sorts_give_different_networks(
@@ -51,7 +51,7 @@ def test_no_layer_is_larger_than_those_of_published_networks(
         convolutions = [layer for layer in network.layers if layer.kind == "Conv"]
         assert max((layer.macs for layer in convolutions), default=0) <= 3.3e8
     for network in pieces:
-        assert max(layer.macs for layer in network.layers) <= 1.3e9
+        assert max(layer.macs for layer in network.layers) <= 2e9
 
 
 def test_a_whole_network_goes_from_an_image_to_classes(wholes: list[Network]) -> None:

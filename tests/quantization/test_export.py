@@ -454,6 +454,55 @@ def test_a_default_session_runs_float_products_of_integer_tensors(
     assert "MatMulIntegerToFloat" not in kinds(attention.exporter.build(policy))
 
 
+POOLED = Policy({"first": FLOAT32, "last": W8A8})
+
+
+def _pooled(channels: int) -> Network:
+    """A float convolution and a pooling before an integer convolution."""
+    nodes = [
+        node("Conv", "x a", "s", "first"),
+        node("MaxPool", "s", "t", "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", "t b", "y", "last"),
+    ]
+    constants = {"a": normal(channels, 4, 1, 1), "b": normal(4, channels, 1, 1, seed=1)}
+    return single(nodes, constants, 1, 4, 8, 8)
+
+
+def _makes_the_pooled(model: bytes) -> str:
+    """What makes the input of the only pooling in a default session."""
+    graph = optimized_graph(model)
+    [pool] = [each for each in graph.node if "MaxPool" in each.op_type]
+    return next(each.op_type for each in graph.node if pool.input[0] in each.output)
+
+
+def test_a_float_pooling_before_a_quantization_stays_float() -> None:
+    network = _pooled(16)
+    ranges = made_up_ranges(network)
+    bare = Exporter(network, ranges, ExportOptions(guard_float=False)).build(POOLED)
+    assert _makes_the_pooled(bare) == "QuantizeLinear", "the hazard is gone; so could the guard"
+    guarded = Exporter(network, ranges).build(POOLED)
+    assert _makes_the_pooled(guarded) == "Conv"
+    images = normal(3, 4, 8, 8)
+    np.testing.assert_array_equal(run(guarded, images), run(bare, images))
+
+
+def test_scales_are_repeated_behind_a_pooling_only() -> None:
+    network = _pooled(16)
+    for policy, expected in ((POOLED, [(16,)]), (uniform(network, "w8a8"), [()])):
+        model = onnx.load_from_string(Exporter(network, made_up_ranges(network)).build(policy))
+        shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
+        entering = [
+            shapes[each.input[1]]
+            for each in model.graph.node
+            if each.op_type == "QuantizeLinear" and each.input[0] in ("x", "s", "t")
+        ]
+        assert entering == expected
+
+
+def test_a_pooling_of_one_channel_is_exported_too() -> None:
+    assert deviation_in_steps(_pooled(1), POOLED) < 1
+
+
 def test_moved_values_keep_the_range_of_their_input_even_if_it_is_made_up() -> None:
     network = single([*BEFORE, node("Conv", "t b", "y", "last")], WEIGHTS, 1, 4, 8, 8)
     for ranges in (made_up_ranges(network), collect_ranges(network, normal(3, 4, 8, 8))):

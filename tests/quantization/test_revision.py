@@ -14,7 +14,7 @@ from quantization.ranges import made_up_ranges
 from quantization.reading import read_network
 from tests.quantization.graphs import make_model, node
 
-GOLDEN = (2, "2f74c547180ad585595d60d9549053bc427695e4b039553ab875793639a4e555")
+GOLDEN = (3, "10783d6226e1866ed39a1fac4df3acca2c1d6d8e44b30a0e25a5eef9be2f6d16")
 """The revision, and the SHA-256 of the files of all `POLICIES` under both options."""
 
 POLICIES = (
@@ -39,7 +39,8 @@ def _values(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
 def _network() -> Network:
     nodes = [
         node("Conv", "x stem.w stem.b", "a", "stem", pads=[1] * 4, strides=[2, 2]),
-        node("Relu", "a", "b", "relu"),
+        node("Relu", "a", "m", "relu"),
+        node("MaxPool", "m", "b", "most", kernel_shape=[2, 2]),
         node("Conv", "b deep.w", "c", "deep", pads=[1] * 4, group=6),
         node("Add", "b c", "d", "add"),
         node("Conv", "d point.w point.b", "e", "point"),

@@ -94,7 +94,12 @@ def _chain() -> Network:
     return sketch.network(sketch.gemm(flat, 12 * 25, 10, name="head"))
 
 
-WEIGHTS = 16 * 2 * 9 + 16 * 25 + 12 * 16 + 10 * 300
+WHOLE = {
+    "network": 16 * 2 * 9 + 16 * 25 + 12 * 16 + 10 * 300,
+    "passed": 800 + 3 * 400 + 2 * 300 + 10,
+    "work": 16 * 25 * 2 * 9 + 16 * 25 * 25 + 12 * 25 * 16 + 3000,
+}
+"""Weights, activations and multiply-accumulates of all of `_chain`."""
 
 
 @pytest.mark.parametrize(
@@ -186,7 +191,7 @@ def test_the_numbers_of_a_layer_are_those_counted_by_hand(
     name: str, expected: Mapping[str, float]
 ) -> None:
     numbers = _row(_chain(), name)[-1]
-    assert numbers == {**expected, "operands": 1, "readers": 1, "network": WEIGHTS}
+    assert numbers == {**expected, "operands": 1, "readers": 1, **WHOLE}
 
 
 def test_a_product_of_activations_reads_two_operands_and_has_no_weight() -> None:
@@ -295,12 +300,13 @@ def test_a_conversion_is_as_large_as_its_tensor_and_says_between_whom() -> None:
     items = items_of(network)
     tensors = {tensor.name: i for i, tensor in enumerate(network.tensors)}
     at = tensors[network.layer("right").output]
-    assert items.quantize.near[at] == "quantize from Conv to Add, Conv"
-    assert items.dequantize.near[at] == "dequantize from Conv to Add, Conv"
+    assert items.quantize.near[at] == "conversion from Conv to Add, Conv"
+    assert items.dequantize.near[at] == items.quantize.near[at]
+    assert (items.quantize.kind[at], items.dequantize.kind[at]) == ("quantize", "dequantize")
     numbers = _numbers(items.quantize, at)
     assert (numbers["inputs"], numbers["outputs"], numbers["readers"]) == (128, 128, 2)
     assert (numbers["in_channels"], numbers["pixels"], numbers["even_out"]) == (8, 16, 8)
-    assert items.quantize.near[tensors["x"]] == "quantize from outside to Conv"
+    assert items.quantize.near[tensors["x"]] == "conversion from outside to Conv"
 
 
 def test_channels_of_tokens_are_the_last_axis() -> None:

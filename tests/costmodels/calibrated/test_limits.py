@@ -47,6 +47,24 @@ def test_the_bound_is_the_later_of_computing_and_moving() -> None:
     np.testing.assert_array_equal(LIMITS.compute_s(wide, BOTH), [0, 0])
 
 
+def test_a_peak_is_at_least_what_an_operator_reached() -> None:
+    rows = _rows("Conv", macs=1e7)
+    faster = LIMITS.raised_by(rows, BOTH, np.array([2e-4, 5e-4]))
+    assert (faster.integer_peak, faster.float_peak) == (5e10, 2e10)
+    assert faster.bandwidth == LIMITS.bandwidth
+    assert (faster.bound_s(rows, BOTH) <= [2e-4, 5e-4]).all()
+    assert LIMITS.raised_by(rows, BOTH, np.array([1e-3, 5e-3])) == LIMITS
+
+
+def test_an_operator_that_is_told_too_roughly_raises_no_peak() -> None:
+    rows = _rows("Conv", macs=1e7)
+    assert LIMITS.raised_by(rows, BOTH, np.array([1e-6, 1e-6])) == LIMITS
+
+
+def test_no_rows_raise_no_peak() -> None:
+    assert LIMITS.raised_by(Items.of([]), np.array([], np.bool_), np.zeros(0)) == LIMITS
+
+
 def test_no_rows_have_no_bound() -> None:
     assert LIMITS.bound_s(Items.of([]), np.array([], np.bool_)).shape == (0,)
 
