@@ -90,13 +90,17 @@ class Blocks:
         if at.size < 2 * stride:
             stride = 1
         size = -(-at.size // stride)
-        each = at.channels // groups * kernel**2 * size**2
-        most = int(min(self._most_macs / each, _MOST_ELEMENTS / size**2, _MOST_CHANNELS))
-        if groups == 1 and channels > most:
+        if groups == 1 and channels > (most := self._most(at, kernel, stride)):
             channels = max(8, most // 8 * 8)
         x = self.sketch.conv(at.x, channels, kernel=kernel, stride=stride, groups=groups)
         made = Place(x, channels, size)
         return self.activate(made) if active else made
+
+    def _most(self, at: Place, kernel: int = 1, stride: int = 1) -> int:
+        """Return the channels behind a convolution that is as large as any may be."""
+        pixels = (-(-at.size // stride)) ** 2
+        each = at.channels * kernel**2 * pixels
+        return int(min(self._most_macs / each, _MOST_ELEMENTS / pixels, _MOST_CHANNELS))
 
     def activate(self, at: Place, kind: str | None = None) -> Place:
         """Add an activation: the network's own, or another."""
@@ -197,6 +201,8 @@ class Blocks:
             even = max(8, self.width(at.channels, 2 * at.channels) // 2 * 2)
             at = self.conv(at, even, 3, stride=stride)
         half, sketch = at.channels // 2, self.sketch
+        if half > self._most(Place(at.x, half, at.size)):  # it would become narrower than the rest
+            return self.separable(at, stride=1)
         kept, worked = sketch.split(at.x, 2)
         place = self.conv(Place(worked, half, at.size), half)
         place = self.conv(place, half, 3, groups=half, active=False)

@@ -57,7 +57,7 @@ def test_networks_that_judge_come_first_and_are_never_fitted(measured: Measured)
     assert all(whole[:7])
     apart = {sample.network for sample in measured.apart}
     fitted = {sample.network for sample in measured.fitted}
-    assert len(apart) >= 12
+    assert len(apart) >= 10
     assert len(fitted) >= 30
     assert not apart & fitted
     assert len(set(world.asked)) == len(world.asked)
@@ -104,10 +104,11 @@ def test_other_seeds_draw_other_probes() -> None:
 
 def test_a_simple_machine_is_learnt(model: DeviceModel) -> None:
     validation = model.validation
-    assert validation["networks"] >= 12
+    assert validation["networks"] >= 10
     assert validation["total"]["mean_absolute"] < 0.08
     assert validation["total"]["rank_correlation"] > 0.98
-    assert 0 < validation["half_width"] < 0.3
+    assert model.interval is not None
+    assert 0 < model.interval.at_1ms < 0.3
     assert model.constant_s == pytest.approx(CONSTANT_S, rel=0.5)
     assert model.source["profiler"]["node_s"] == pytest.approx(NODE_S, rel=0.2)
 

@@ -38,6 +38,12 @@ def test_seeds_and_both_sorts_give_different_networks(
     assert len({network.digest for network in (*pieces, *wholes)}) == 2 * len(SEEDS)
 
 
+@pytest.mark.parametrize(("seed", "whole"), [(1194, False), (2396, True)])
+def test_a_block_whose_halves_would_be_too_large_becomes_another(seed: int, whole: bool) -> None:
+    """Seeds whose halves of a shuffle block were narrowed until a division by zero."""
+    assert probe(seed, whole=whole).macs > 0
+
+
 def test_every_operator_of_a_probe_is_known(pieces: list[Network], wholes: list[Network]) -> None:
     for network in (*pieces, *wholes):
         assert network.coverage.unknown == ()
