@@ -47,7 +47,6 @@ from hil.device_calibration import fit_device
 from hil.device_readings import read_readings
 from hil.live import OrtLive
 from hil.probe_timer import paid_items
-from hil.validation import ratios_covered
 from quantization.bits import parse_choices
 from quantization.deployment import not_deployable
 from quantization.network import Network
@@ -230,7 +229,6 @@ def report(
     quick: bool,
 ) -> int:
     """Print all figures; returns the exit status."""
-    width = model.validation["half_width"]
     print(f"{'':20s} {'float':>9s} {'INT8':>9s}  {'error':>6s} {'bias':>6s}  {'<10 %':>5s}  rank")
     for each, values in zip(timed, found["calibrated"], strict=True):
         error = PredictionError.of(values, each.seconds)
@@ -259,11 +257,15 @@ def report(
         and (total.rank_correlation or 0.0) >= LEAST_RANK
         and pricing <= MOST_PRICING_S
     )
-    covered = None
-    if width is not None:
+    covered, width = None, None
+    if model.interval is not None:
         predicted = np.concatenate(list(found["calibrated"]))
-        covered = float(np.mean(ratios_covered(predicted, measured, width)))
-        print(f"90 % intervals: +-{width:.1%}, cover {covered:.1%} of {len(measured)} policies")
+        covered = float(np.mean(model.interval.covers(predicted, measured)))
+        width = float(np.median(model.interval.half_width(predicted)))
+        print(
+            f"90 % intervals: +-{width:.1%} in the median, cover {covered:.1%} of "
+            f"{len(measured)} policies"
+        )
     met = met and covered is not None and COVERAGE[0] <= covered <= COVERAGE[1]
     if out is not None:
         content = {

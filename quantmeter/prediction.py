@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from costmodels.calibrated.device_model import DeviceModel
 
@@ -42,7 +44,7 @@ def describe_device(model: "DeviceModel") -> list[str]:
     Args:
         model: a `costmodels.calibrated.device_model.DeviceModel`.
     """
-    found, source, width = model.validation, model.source, model.validation["half_width"]
+    found, source = model.validation, model.source
     what = f"{found['networks']} random networks ({found['policies']} policies)"
     if "transferred_from" in source:
         scales = ", ".join(f"{name} x {scale:.2f}" for name, scale in source["scales"].items())
@@ -60,12 +62,13 @@ def describe_device(model: "DeviceModel") -> list[str]:
         ]
     if failed := source.get("failed"):
         lines.append(f"{len(failed)} more failed, the first: {failed[0]['kind']}")
-    if width is None:
+    if model.interval is None:
         lines.append("no interval of a new network: too few were kept apart; give more time")
     else:
+        short, long = 1 + model.interval.half_width(np.array([1e-3, 1e-2]))
         lines.append(
             f"{_percent(found['level'], 0)} interval of a new network: from its prediction over "
-            f"{1 + width:.2f} to its prediction times that"
+            f"{short:.2f} to its prediction times that at 1 ms, {long:.2f} at 10 ms"
         )
     return lines
 

@@ -11,7 +11,7 @@ from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.spread import INTEGER, spread_table
 from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Provenance, TextArray
-from costmodels.units import Metric, Unit
+from costmodels.units import Metric, Unit, format_quantity
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
 from quantization.network import Network
@@ -75,6 +75,7 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
         what: np.where(beyond, Provenance.ASSUMED.value, Provenance.CALIBRATED.value)
         for what, beyond in outside.items()
     }
+    floats_s = model.constant_s + float(layers[:, 1].sum() + glue[:, 1].sum())
     return CostTable(
         Metric.LATENCY,
         Unit.SECONDS,
@@ -95,7 +96,7 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
             "threads": model.threads,
             "validation": dict(model.validation),
             **{key: model.source[key] for key in ("created_s",) if key in model.source},
-            "notes": _notes(model, outside, listed),
+            "notes": _notes(model, floats_s, outside, listed),
         },
     )
 
@@ -130,15 +131,17 @@ def _require_known(backend: Calibrated, network: Network) -> None:
 
 def _notes(
     model: DeviceModel,
+    floats_s: float,
     outside: Mapping[str, BoolArray],
     listed: Mapping[str, Sequence[str]],
 ) -> list[str]:
     notes = []
-    if width := model.validation.get("half_width"):
+    if interval := model.interval:
+        width = float(interval.half_width(np.array(floats_s)))
         notes.append(
-            f"latency of a whole network: 90 % interval from prediction / {1 + width:.2f} to "
-            f"prediction x {1 + width:.2f}, of {model.validation['networks']} random networks "
-            "that were never fitted"
+            f"latency of a whole run, {format_quantity(floats_s, Unit.SECONDS)} as floats: 90 % "
+            f"interval from prediction / {1 + width:.2f} to prediction x {1 + width:.2f}, of "
+            f"{model.validation['networks']} random networks that were never fitted"
         )
     for what, beyond in outside.items():
         if count := int(beyond.sum()):

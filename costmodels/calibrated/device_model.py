@@ -18,6 +18,7 @@ import numpy as np
 from costmodels.calibrated.domain import Domain
 from costmodels.calibrated.features import NAMES, columns_of
 from costmodels.calibrated.forest import Forest
+from costmodels.calibrated.interval import NetworkInterval
 from costmodels.calibrated.items import Items, is_layer
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.textbook import Textbook
@@ -158,6 +159,12 @@ class DeviceModel:
         words = np.where(integer, "integer", "float")
         keys = [f"{kind}, {word}" for kind, word in zip(items.kind, words, strict=True)]
         return np.array([self.half_widths.get(key, np.nan) for key in keys], np.float64)
+
+    @property
+    def interval(self) -> NetworkInterval | None:
+        """The interval of a network's latency; None if too few networks judged."""
+        found = self.validation.get("interval")
+        return None if found is None else NetworkInterval.from_dict(found)
 
     def to_json(self) -> str:
         """Return the model as JSON; `from_json` gives one that predicts the same to four digits."""

@@ -1,12 +1,12 @@
 """Rescales a calibrated device to another one, of which only a few whole networks were measured.
 
 Three ways are tried: nothing at all, one factor for everything, and a factor for each group of
-rows, drawn towards the one factor. Each is judged by leaving out one network at a time, and the one
-with the smallest error is taken: a few networks on a noisy machine may not tell four factors. Only
+rows, drawn towards the one factor. Each is judged by leaving out one network at a time, and the
+simplest that is as good as the best is taken: a few networks may not tell four factors. Only
 undisturbed whole runs count; a profile of another machine would have to be mended first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from costmodels.calibrated.device_model import DeviceModel, groups_of
+from costmodels.calibrated.interval import LEVEL, NetworkInterval
 from costmodels.calibrated.samples import Sample
-from costmodels.calibrated.validating import LEVEL, network_half_width
-from costmodels.cells import FloatArray
+from costmodels.cells import FloatArray, TextArray
 from costmodels.errors import BackendError
 from costmodels.measurement import Device
 from costmodels.prediction_error import PredictionError
@@ -62,12 +62,13 @@ def transferred(
             apart[left] = constant + spent[left] @ factors
         judged[way] = apart
     errors = {way: PredictionError.of(apart, truth) for way, apart in judged.items()}
-    best = min(_WAYS, key=lambda way: errors[way].mean_absolute)
+    best = _simplest(judged, truth, networks)
     factors, constant = _fitted(best, spent, truth, model.constant_s)
     parts = {
         name: replace(part, scale=part.scale * float(factor))
         for (name, part), factor in zip(model.parts.items(), factors, strict=True)
     }
+    interval = NetworkInterval.of(judged[best], truth, networks.tolist())
     before = model.constant_s + spent.sum(axis=1)
     validation: dict[str, Any] = {
         "policies": len(truth),
@@ -75,7 +76,7 @@ def transferred(
         "total": asdict(errors[best]),
         "before": asdict(PredictionError.of(before, truth)),
         "ways": {way: error.mean_absolute for way, error in errors.items()},
-        "half_width": network_half_width(judged[best], truth, networks.tolist()),
+        "interval": None if interval is None else interval.to_dict(),
         "level": LEVEL,
     }
     return replace(
@@ -93,6 +94,22 @@ def transferred(
             "scales": {name: part.scale for name, part in parts.items()},
         },
     )
+
+
+def _simplest(judged: Mapping[str, FloatArray], truth: FloatArray, networks: TextArray) -> str:
+    """The simplest way that is within one standard error of the best (decision 5), by network."""
+    off = {
+        way: np.array(
+            [np.abs(apart / truth - 1)[networks == name].mean() for name in np.unique(networks)]
+        )
+        for way, apart in judged.items()
+    }
+    best = min(off.values(), key=lambda each: float(each.mean()))
+    for way in _WAYS:
+        more = off[way] - best
+        if more.mean() <= more.std(ddof=1) / np.sqrt(len(more)):
+            return way
+    raise AssertionError("the best is within any distance of itself")
 
 
 def _by_group(model: DeviceModel, sample: Sample) -> list[float]:

@@ -113,7 +113,7 @@ def test_what_lies_outside_is_marked_and_noted(world: World) -> None:
 
 
 def test_a_network_like_those_that_were_measured_is_calibrated_throughout(world: World) -> None:
-    network = probe(1005)
+    network = probe(1006)
     table = Calibrated(world.model).table(network, CHOICES, Metric.LATENCY)
     assert not any("outside" in note for note in table.source["notes"])
     for cells in (table.unary, table.glue):
@@ -139,12 +139,14 @@ def test_the_source_says_who_was_measured_and_how_well(world: World) -> None:
     assert table.source["device"] == world.model.device.to_dict()
     assert table.source["validation"] == world.model.validation
     assert table.constant == world.model.constant_s
-    width = 1 + world.model.validation["half_width"]
+    assert world.model.interval is not None
+    floats_s = table.constant + table.unary.value[:, 1].sum() + table.glue.value[:, 1].sum()
+    width = 1 + world.model.interval.half_width(floats_s)
     assert f"prediction x {width:.2f}" in table.source["notes"][0]
 
 
 def test_a_cell_has_the_standard_deviation_of_its_interval(world: World) -> None:
-    network = probe(1005)
+    network = probe(1003)
     table = Calibrated(world.model).table(network, CHOICES, Metric.LATENCY)
     assert table.unary.uncertainty is not None
     plain = [i for i, layer in enumerate(network.layers) if layer_kind(layer) == "Conv"]

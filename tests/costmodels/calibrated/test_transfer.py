@@ -58,7 +58,8 @@ def test_how_good_it_is_is_told_by_probes_that_were_left_out(
     found = slow_conv.validation
     assert (found["networks"], found["policies"]) == (15, 15)
     assert found["total"]["mean_absolute"] < 0.1 < found["before"]["mean_absolute"]
-    assert 0 < found["half_width"] < 0.4
+    assert slow_conv.interval is not None
+    assert 0 < slow_conv.interval.at_1ms < 0.4
     # A probe that is left out is predicted a little worse than one that took part.
     measured = np.array([s.total_s for s in slower(probes, GROUPS[0], 2.0)])
     within = PredictionError.of(totals(slow_conv, slower(probes, GROUPS[0], 2.0)), measured)
@@ -80,9 +81,18 @@ def test_a_device_that_did_not_change_is_left_as_it_was(
 ) -> None:
     found = transferred(world.model, probes, OTHER, 1)
     ways = found.validation["ways"]
-    assert found.validation["total"]["mean_absolute"] == min(ways.values())
+    assert found.source["way"] == "as it was"
     assert ways["as it was"] == found.validation["before"]["mean_absolute"]
-    assert all(scale == pytest.approx(1.0, rel=0.05) for scale in _scales(found).values())
+    assert set(_scales(found).values()) == {1.0}
+
+
+def test_all_of_a_device_twice_as_slow_is_one_factor(
+    world: World, probes: tuple[Sample, ...]
+) -> None:
+    found = transferred(world.model, slower(probes, "all", 2.0), OTHER, 1)
+    assert found.source["way"] == "one factor"
+    [scale] = set(_scales(found).values())
+    assert scale == pytest.approx(2.0, rel=0.08)
 
 
 def test_a_rescaled_device_is_never_said_to_be_worse_than_before(
@@ -101,7 +111,7 @@ def test_a_device_that_is_slower_in_everything_is_recovered_by_the_fewest_probes
     few = slower(probes[:LEAST_PROBES], "all", 3.0)
     found = transferred(world.model, few, OTHER, 1)
     assert all(scale == pytest.approx(3.0, rel=0.15) for scale in _scales(found).values())
-    assert found.validation["half_width"] is None, "so few networks give no interval"
+    assert found.interval is None, "so few networks give no interval"
 
 
 def test_a_rescaled_device_survives_json(world: World, slow_conv: DeviceModel) -> None:
