@@ -34,6 +34,7 @@ from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup, shared_content
+from hil.providers import refuse
 from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions
@@ -257,11 +258,11 @@ class OrtLive:
 
 
 def create(argument: str, context: BackendContext) -> OrtLive:
-    """Measure through ONNX Runtime on this machine: ``ort``.
+    """Measure through ONNX Runtime on this machine's CPU: ``ort``.
 
     Raises:
-        BackendError: if one is given.
+        BackendError: if another device is named: it is not there, or measuring it is not built.
     """
     if argument:
-        raise BackendError(f"the backend ort takes no argument, not {argument!r}")
+        refuse(argument)
     return OrtLive(context)

@@ -16,6 +16,7 @@ repeated along the channels keep it behind; SqueezeNet's mixed policies take up 
 """
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -84,11 +85,14 @@ def quantize_along(own: str, tensor: Tensor, grid: AffineGrid, axis: int) -> byt
     names = [tensor.name, f"{own}:S", f"{own}:Z"]
     node = helper.make_node("QuantizeLinear", names, [f"{own}:q"], axis=axis)
     scale, zero = np.array(grid.scale, np.float32), np.array(grid.zero_point, np.uint8)
-    single = {f"{own}:s": scale, f"{own}:z": zero}
     count = tensor.shape[axis]
-    return fragment(
-        [node], {**single, f"{own}:S": np.repeat(scale, count), f"{own}:Z": np.repeat(zero, count)}
-    )
+    stored: dict[str, npt.NDArray[np.generic]] = {
+        f"{own}:s": scale,
+        f"{own}:z": zero,
+        f"{own}:S": np.repeat(scale, count),
+        f"{own}:Z": np.repeat(zero, count),
+    }
+    return fragment([node], stored)
 
 
 def dequantize_in_steps(own: str, tensor: Tensor, grid: AffineGrid) -> bytes:

@@ -10,10 +10,14 @@ from quantmeter.commands.options import console, print_json, progress_bar, store
 def run_device(arguments: argparse.Namespace) -> int:
     """Measure, write the device, and say how good its predictions are."""
     from costmodels.units import parse_duration
+    from hil.providers import refuse
     from quantmeter.device_calibrating import PROBES, calibrate_device, transfer_device
     from quantmeter.files import require_file, write
     from quantmeter.prediction import describe_device
 
+    backend_name, _, device = arguments.cost.partition(":")
+    if backend_name == "ort" and device:
+        refuse(device)
     if arguments.cost != "ort":
         raise BackendError(f"{arguments.cost} cannot measure a device; calibrate with --cost ort")
     if arguments.data is not None:

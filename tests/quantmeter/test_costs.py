@@ -91,7 +91,7 @@ def test_an_equals_sign_in_a_path_is_no_metric(stored: Path) -> None:
         (["analytical:hak"], "no analytical preset 'hak'.*did you mean 'haq'"),
         (["analytical"], "no analytical preset ''"),
         (["table"], "name the table file"),
-        (["ort:x"], "takes no argument"),
+        (["ort:x"], "no device 'x' of ONNX Runtime"),
         (["latency="], "no cost backend ''"),
     ],
 )

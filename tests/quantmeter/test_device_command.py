@@ -123,6 +123,7 @@ def test_a_device_is_rescaled_by_a_few_probes(call: Call, folder: Path) -> None:
     [
         ("calibrate --out X.json --no-store --time 3s", "give more time"),
         ("calibrate --cost analytical:haq --out X.json", "cannot measure a device"),
+        ("calibrate --cost ort:cuda --out X.json", "no such device"),
         ("calibrate --out X.json --data D.npz", "--data belongs to a network"),
         ("calibrate --out X.json --probes 10", "name it by --from"),
         ("calibrate --from not.json --out X.json --no-store", "no calibrated device"),
