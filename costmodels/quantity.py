@@ -25,6 +25,10 @@ class CoefficientUnit(enum.StrEnum):
     JOULES_PER_MAC = "J/MAC"
     SECONDS_PER_BYTE = "s/B"
     SECONDS_PER_MAC = "s/MAC"
+    JOULES_PER_BIT = "J/bit"
+    BITS_PER_SECOND = "bit/s"
+    MACS_PER_SECOND = "MAC/s"
+    BITS = "bit"
     RATIO = "1"
 
 
@@ -34,10 +38,21 @@ _MAGNITUDES: Mapping[CoefficientUnit, tuple[float, float]] = MappingProxyType(
         CoefficientUnit.JOULES_PER_MAC: (1e-16, 1e-8),
         CoefficientUnit.SECONDS_PER_BYTE: (1e-14, 1e-5),
         CoefficientUnit.SECONDS_PER_MAC: (1e-16, 1e-4),
+        CoefficientUnit.JOULES_PER_BIT: (1e-15, 1e-8),
+        CoefficientUnit.BITS_PER_SECOND: (1e5, 1e16),
+        CoefficientUnit.MACS_PER_SECOND: (1e4, 1e17),
+        CoefficientUnit.BITS: (8.0, 1e13),
         CoefficientUnit.RATIO: (1e-4, 1e4),
     }
 )
 """What any hardware could have: a forgotten prefix or a unit per word falls outside."""
+
+
+OFF_CHIP_JOULES_PER_BIT = (1e-12, 45e-12)
+"""Of a memory outside the chip: stacked memory needs some 4 pJ a bit, DDR3 20 to 40 (1.3 to 2.6 nJ
+per 64 bits; Horowitz, ISSCC 2014). 640 pJ is per 32-bit word; per byte it would be 80 pJ a bit."""
+ON_CHIP_JOULES_PER_BIT = (1e-15, 4e-12)
+"""Of a memory on the chip: 0.16 pJ a bit for 8 KiB, 1.6 pJ for 1 MiB (the same source)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,18 @@ class Quantity:
     def is_assumed(self) -> bool:
         """Whether nobody published or measured it."""
         return self.source.kind is SourceKind.ASSUMED
+
+    def within(self, name: str, low: float, high: float) -> None:
+        """Raise unless the value lies between two bounds, which are in `unit`.
+
+        Raises:
+            CostError: if it does not; names `name`.
+        """
+        if not low <= self.value <= high:
+            raise CostError(
+                f"{name}: {self.value:g} {self.unit.value} is not between {low:g} and {high:g}; "
+                "is it per byte, per word or per bit?"
+            )
 
     def to_dict(self) -> dict[str, object]:
         """Return value, unit and source as JSON values."""

@@ -107,6 +107,58 @@ def parse_unit(text: str) -> tuple[Unit, float]:
     return read
 
 
+_SCALES: dict[str, tuple[str, float, dict[str, float]]] = {
+    "J": ("J", 1.0, _SMALL),
+    "s": ("s", 1.0, _SMALL),
+    "bit": ("bit", 1.0, {**_LARGE, "T": 1e12, **_BINARY}),
+    "B": ("bit", 8.0, {**_LARGE, "T": 1e12, **_BINARY}),
+    "MAC": ("MAC", 1.0, {**_LARGE, "T": 1e12}),
+    "OP": ("MAC", 0.5, {**_LARGE, "T": 1e12}),
+}
+_PER: dict[str, tuple[str, float]] = {
+    "s": ("s", 1.0),
+    "MAC": ("MAC", 1.0),
+    "OP": ("MAC", 0.5),
+    "bit": ("bit", 1.0),
+    "B": ("B", 1.0),
+    "word32": ("bit", 32.0),
+    "word64": ("bit", 64.0),
+}
+
+
+def parse_coefficient_unit(text: str) -> tuple[str, float]:
+    """Read the unit of a coefficient, such as ``pJ/MAC``, ``GB/s``, ``TOP/s``, ``KiB`` or ``1``.
+
+    One multiply-accumulate is 2 operations (``OP``); ``word32`` and ``word64`` are 32 and 64 bits.
+    A byte stays a byte only as what something is per: ``pJ/B``, ``s/B``.
+
+    Returns:
+        The unit without prefix, and what a value in the given unit is multiplied by.
+
+    Raises:
+        CostError: if the text is no such unit.
+
+    >>> parse_coefficient_unit("GB/s"), parse_coefficient_unit("TOP/s")
+    (('bit/s', 8000000000.0), ('MAC/s', 500000000000.0))
+    >>> unit, factor = parse_coefficient_unit("pJ/word32")
+    >>> unit, round(640 * factor * 8 * 1e12)  # picojoules per byte
+    ('J/bit', 160)
+    """
+    if text == "1":
+        return "1", 1.0
+    above, slash, below = text.partition("/")
+    for name, (unit, size, prefixes) in _SCALES.items():
+        prefix = prefixes.get(above.removesuffix(name)) if above.endswith(name) else None
+        if prefix is not None and not slash:
+            return unit, prefix * size
+        if prefix is not None and below in _PER:
+            per, count = _PER[below]
+            return f"{unit}/{per}", prefix * size / count
+    raise CostError(
+        f"{text!r} is no unit of a coefficient; write for example pJ/MAC, pJ/bit, GB/s, TOP/s or KiB"
+    )
+
+
 def _read_unit(text: str, units: Iterable[Unit]) -> tuple[Unit, float] | None:
     """Return which of `units` a text names, and the factor of its prefix."""
     for unit in units:

@@ -26,6 +26,7 @@ COMMANDS = (
         "bench",
         "devices",
         "backends",
+        "accelerators",
     ),
 )
 

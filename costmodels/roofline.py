@@ -1,0 +1,152 @@
+"""Roofline latency and the energy of computing and moving, of layers on an accelerator.
+
+    seconds = max(busy * s(w, a), bits across each level / its bandwidth)
+    joules  = macs * e(w, a) + sum over levels of bits across it * joules per bit
+
+`busy` counts idle units (`Extents.occupied`), `macs` does not. Weights move at w bits, inputs at a, and
+outputs at the width that they are written in (`BitWidths.writes`: 8 bits, 16 or float). A product of
+two activations has no weight: both factors have a bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.accelerator import Accelerator
+from costmodels.cells import BoolArray, FloatArray
+from costmodels.quantity import Quantity
+from costmodels.tiling import Extents, reads_of_array, reads_with_buffer
+from costmodels.units import Metric
+from costmodels.width_rules import WidthRule
+from quantization.bits import BitWidths
+from quantization.network import Layer
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bits that cross between a level of memory and the next inner one, (L, K) each.
+
+    Args:
+        inputs: read.
+        weights: read.
+        outputs: written.
+    """
+
+    inputs: FloatArray
+    weights: FloatArray
+    outputs: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        """All bits, (L, K)."""
+        return self.inputs + self.weights + self.outputs
+
+
+def price(
+    accelerator: Accelerator,
+    layers: Sequence[Layer],
+    choices: Sequence[BitWidths],
+    metric: Metric,
+) -> tuple[FloatArray, BoolArray]:
+    """Price L layers at K choices.
+
+    Args:
+        accelerator: what prices; `metric` is one of its metrics.
+        layers: L layers.
+        choices: K bit-widths.
+        metric: latency, energy, or the size of the weights.
+
+    Returns:
+        (L, K) seconds, joules or bytes, infinite where the width does not run; (K,) whether
+        anything that went in is assumed.
+    """
+    runs = np.array([accelerator.widths.supports(bits) for bits in choices], np.bool_)
+    extents = Extents.of(layers)
+    if metric is Metric.SIZE:
+        weights = np.array([bits.weights for bits in choices])
+        return np.where(runs, extents.parameters * weights / 8, np.inf), np.zeros_like(runs)
+    if metric is Metric.LATENCY:
+        value, assumed = _seconds(accelerator, extents, choices)
+    else:
+        value, assumed = _joules(accelerator, extents, choices)
+    return np.where(runs, value, np.inf), assumed & runs
+
+
+def moved_bits(
+    accelerator: Accelerator, extents: Extents, choices: Sequence[BitWidths]
+) -> list[Moved]:
+    """Return what crosses each level of memory, the outermost first."""
+    array = accelerator.array
+    weight_bits = np.array([bits.weights for bits in choices], np.float64)
+    input_bits = np.array([bits.reads.bits for bits in choices], np.float64)
+    output_bits = np.array([bits.writes.bits for bits in choices], np.float64)
+    of_two = (extents.parameters == 0) & (extents.weights > 0)
+    if accelerator.lowered:
+        extents = extents.lowered(1.0 if array is None else array.dot_length.value)
+    weights = extents.weights * np.where(of_two, input_bits, weight_bits)
+    inputs, outputs = extents.inputs * input_bits, extents.outputs * output_bits
+    found = []
+    for inner in accelerator.memories[1:]:
+        capacity = 0.0 if inner.capacity is None else inner.capacity.value
+        found.append(Moved(*reads_with_buffer(extents, inputs, weights, capacity), outputs))
+    found.append(Moved(*reads_of_array(extents, inputs, weights, array), outputs))
+    return found
+
+
+def _seconds(
+    accelerator: Accelerator, extents: Extents, choices: Sequence[BitWidths]
+) -> tuple[FloatArray, BoolArray]:
+    throughput = accelerator.throughput
+    assert throughput is not None
+    per_mac, assumed = _per_mac(throughput, extents, choices)
+    seconds = extents.occupied(accelerator.array) * per_mac
+    levels = moved_bits(accelerator, extents, choices)
+    for memory, moved in zip(accelerator.memories, levels, strict=True):
+        if memory.bandwidth is None:
+            continue
+        bits = moved.inputs + moved.weights
+        if memory.separate_writes:
+            bits = np.maximum(bits, moved.outputs)
+        else:
+            bits = bits + moved.outputs
+        seconds = np.maximum(seconds, bits / memory.bandwidth.value)
+    return seconds, assumed | _any_assumed(accelerator, "bandwidth", "capacity")
+
+
+def _joules(
+    accelerator: Accelerator, extents: Extents, choices: Sequence[BitWidths]
+) -> tuple[FloatArray, BoolArray]:
+    mac_energy = accelerator.mac_energy
+    assert mac_energy is not None
+    per_mac, assumed = _per_mac(mac_energy, extents, choices)
+    joules = extents.macs * per_mac
+    levels = moved_bits(accelerator, extents, choices)
+    for memory, moved in zip(accelerator.memories, levels, strict=True):
+        assert memory.energy is not None
+        joules = joules + moved.total * memory.energy.value
+    return joules, assumed | _any_assumed(accelerator, "energy", "capacity")
+
+
+def _per_mac(
+    rule: WidthRule, extents: Extents, choices: Sequence[BitWidths]
+) -> tuple[FloatArray, BoolArray]:
+    """Return (L, K) costs of a multiply-accumulate, and (K,) whether each is assumed."""
+    plain, assumed = rule.read(choices)
+    both = [BitWidths(c.activations, c.activations, c.half) for c in choices]
+    of_two, guessed = rule.read(both)
+    products = (extents.parameters == 0) & (extents.weights > 0)
+    if not products.any():
+        return np.where(products, of_two, plain), assumed
+    return np.where(products, of_two, plain), assumed | guessed
+
+
+def _any_assumed(accelerator: Accelerator, *fields: str) -> bool:
+    """Return whether a number that bounds or moves is assumed, the array's shape included."""
+    numbers: list[Quantity | None] = [
+        getattr(memory, field) for memory in accelerator.memories for field in fields
+    ]
+    if accelerator.array is not None:
+        array = accelerator.array
+        numbers += [array.rows, array.columns, array.dot_length]
+    return any(number is not None and number.is_assumed for number in numbers)
