@@ -1,8 +1,8 @@
-"""The backend ``analytical:NAME``: published numbers in a roofline, or in the field's closed formulas.
+"""The backend ``analytical:NAME``: published numbers in a roofline, or in closed formulas.
 
-An accelerator (`costmodels.accelerator`) is priced by a roofline (`costmodels.roofline`). The simple
-formulas that texts print are models of their own (`costmodels.presets`). With b_w the bits of a weight
-and b the wider of weight and activation bits:
+An accelerator (`costmodels.accelerator`) is priced by a roofline (`costmodels.roofline`). The
+simple formulas that texts print are models of their own (`costmodels.presets`). With b_w the bits
+of a weight and b the wider of weight and activation bits:
 
     size    = params * b_w/8                                   bytes
     latency = alpha * b_w/8 * params + beta * macs * f(b)      seconds

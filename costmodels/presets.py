@@ -1,6 +1,6 @@
 """The closed formulas of the field as named models; their coefficients stand in files.
 
-`costmodels.accelerator_files` reads the files, `costmodels.calibrated` fits coefficients to a device.
+`costmodels.accelerator_files` reads them; `costmodels.calibrated.textbook` fits them to a device.
 """
 
 from collections.abc import Iterator

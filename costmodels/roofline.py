@@ -3,9 +3,9 @@
     seconds = max(busy * s(w, a), bits across each level / its bandwidth)
     joules  = macs * e(w, a) + sum over levels of bits across it * joules per bit
 
-`busy` counts idle units (`Extents.occupied`), `macs` does not. Weights move at w bits, inputs at a, and
-outputs at the width that they are written in (`BitWidths.writes`: 8 bits, 16 or float). A product of
-two activations has no weight: both factors have a bits.
+`busy` counts idle units (`Extents.occupied`), `macs` does not. Weights move at w bits, inputs at a,
+and outputs at the width that they are written in (`BitWidths.writes`: 8 bits, 16 or float). A
+product of two activations has no weight: both factors have a bits.
 """
 
 from collections.abc import Sequence
@@ -105,11 +105,8 @@ def _seconds(
     for memory, moved in zip(accelerator.memories, levels, strict=True):
         if memory.bandwidth is None:
             continue
-        bits = moved.inputs + moved.weights
-        if memory.separate_writes:
-            bits = np.maximum(bits, moved.outputs)
-        else:
-            bits = bits + moved.outputs
+        reads, writes = moved.inputs + moved.weights, moved.outputs
+        bits = np.maximum(reads, writes) if memory.separate_writes else reads + writes
         seconds = np.maximum(seconds, bits / memory.bandwidth.value)
     return seconds, assumed | _any_assumed(accelerator, "bandwidth", "capacity")
 

@@ -1,15 +1,17 @@
 """How many bits of each operand cross between two levels of memory, with the best of tilings.
 
-Every layer is a matrix product per group: `positions` x `depth` inputs by `depth` x `columns` weights.
-An operand that does not fit the inner level is split into tiles, and another is read once for each:
+Every layer is a matrix product per group: inputs of `positions` x `depth` by weights of `depth` x
+`columns`. An operand that does not fit the inner level is split into tiles, and another is read
+once for each:
 
     weights stay     weights once, inputs once for each tile of weights
     inputs stay      inputs once, weights once for each tile of inputs
     outputs stay     inputs once for each tile of columns, weights once for each tile of positions
 
-The order that moves the fewest bits is taken, layer by layer and width by width. Outputs are written
-once: accumulators stay inside. Half of the inner level holds what stays, the other half what streams
-(double buffering). That windows of neighbouring tiles overlap is not counted: it is a lower bound.
+The order that moves the fewest bits is taken, layer by layer and width by width. Outputs are
+written once: accumulators stay inside. Half of the inner level holds what stays, the other half
+what streams (double buffering). That windows of neighbouring tiles overlap is not counted: it is a
+lower bound.
 """
 
 from collections.abc import Sequence
@@ -131,21 +133,20 @@ def reads_with_buffer(
     """
     stays = capacity * STAYS
     positions, columns = extents.positions, extents.columns
-    per_group = weights / extents.groups, inputs / extents.groups
-    weights_stay = np.minimum(np.ceil(per_group[0] / stays), columns)
-    inputs_stay = np.minimum(np.ceil(per_group[1] / stays), positions)
+    a_column = weights / (extents.groups * columns)
+    a_position = inputs / (extents.groups * positions)
+    weights_stay = np.ceil(columns / np.maximum(1.0, stays // a_column))
+    inputs_stay = np.ceil(positions / np.maximum(1.0, stays // a_position))
+    once = np.ones_like(weights_stay)
+    passes = [(weights_stay, once), (once, inputs_stay)]
     # Tiles of m x n outputs, m * n <= sums: inputs / n + weights / m is least where the derivative
-    # is zero, at n^2 = sums * (inputs * columns) / (weights * positions).
+    # is zero, at n^2 = sums * (inputs * columns) / (weights * positions). Tiles are whole, so both
+    # neighbours of that are tried, from the side of the columns and from that of the positions.
     sums = max(1.0, stays // ACCUMULATOR_BITS)
-    best = np.floor(np.sqrt(sums * inputs * columns / (weights * positions)))
-    n = np.clip(best, 1, np.minimum(columns, sums))
-    m = np.clip(np.floor(sums / n), 1, positions)
-    n = np.clip(np.floor(sums / m), 1, columns)
-    passes = (
-        (weights_stay, 1.0),
-        (1.0, inputs_stay),
-        (np.ceil(columns / n), np.ceil(positions / m)),
-    )
+    n = np.clip(np.sqrt(sums * inputs * columns / (weights * positions)), 1, sums)
+    for rounded in (np.floor, np.ceil):
+        passes.append(_tiles(columns, positions, rounded(columns / n), sums))
+        passes.append(_tiles(positions, columns, rounded(positions * n / sums), sums)[::-1])
     found_inputs = inputs * passes[0][0]
     found_weights = weights * passes[0][1]
     for of_inputs, of_weights in passes[1:]:
@@ -154,6 +155,18 @@ def reads_with_buffer(
         found_inputs = np.where(better, other_inputs, found_inputs)
         found_weights = np.where(better, other_weights, found_weights)
     return found_inputs, found_weights
+
+
+def _tiles(
+    split: FloatArray, rest: FloatArray, count: FloatArray, sums: float
+) -> tuple[FloatArray, FloatArray]:
+    """Split one extent into about `count` equal tiles; the rest gets what `sums` leaves of each.
+
+    Returns:
+        How many tiles of the one extent there are, and how many of the other.
+    """
+    size = np.minimum(np.ceil(split / np.clip(count, 1, split)), sums)
+    return np.ceil(split / size), np.ceil(rest / np.floor(sums / size))
 
 
 def reads_of_array(

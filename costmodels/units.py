@@ -155,7 +155,7 @@ def parse_coefficient_unit(text: str) -> tuple[str, float]:
             per, count = _PER[below]
             return f"{unit}/{per}", prefix * size / count
     raise CostError(
-        f"{text!r} is no unit of a coefficient; write for example pJ/MAC, pJ/bit, GB/s, TOP/s or KiB"
+        f"{text!r} is no unit of a coefficient; write for example pJ/MAC, pJ/bit, GB/s, TOP/s, KiB"
     )
 
 

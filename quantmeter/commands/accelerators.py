@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from quantmeter.commands.options import Subparsers, add_command, console, print_json, table
+from quantmeter.commands.options import Subparsers, add_command, console, print_json
 
 if TYPE_CHECKING:
     from costmodels.accelerator import Accelerator
@@ -39,11 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
                 line = f"{preset.name} {field} = {value} ({said.kind}) {said.ref}: {said.locator}"
                 out.print(line, markup=False, soft_wrap=True)
         return 0
-    rows = table("Accelerators: --cost analytical:NAME", "name", "metrics", "widths", "what")
     for preset in found:
         metrics = ", ".join(sorted(preset.metrics))
-        rows.add_row(preset.name, metrics, preset.widths_text, preset.title)
-    out.print(rows, soft_wrap=True)
+        line = f"{preset.name:<16} {metrics:<21} {preset.widths_text}\n    {preset.title}"
+        out.print(line, markup=False, soft_wrap=True)
     return 0
 
 
