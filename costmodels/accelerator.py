@@ -28,7 +28,7 @@ class Memory:
         separate_writes: whether reads and writes have a channel each, of `bandwidth`.
 
     Raises:
-        CostError: if a number is in another unit, or its magnitude is none of such a memory.
+        CostError: if a number is in another unit.
     """
 
     name: str
@@ -41,10 +41,6 @@ class Memory:
         _expect("capacity", self.capacity, CoefficientUnit.BITS)
         _expect("bandwidth", self.bandwidth, CoefficientUnit.BITS_PER_SECOND)
         _expect("energy", self.energy, CoefficientUnit.JOULES_PER_BIT)
-        if self.energy is not None:
-            off_chip = self.capacity is None
-            bounds = OFF_CHIP_JOULES_PER_BIT if off_chip else ON_CHIP_JOULES_PER_BIT
-            self.energy.within("energy", *bounds)
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,8 @@ class Accelerator:
         remarks: what whoever uses the numbers should know, one sentence each.
 
     Raises:
-        CostError: if a number is in another unit, the levels of memory are not in order, or
-            nothing can be priced.
+        CostError: if a number is in another unit, the levels of memory are not in order, a level
+            needs more energy than such a memory can, or nothing can be priced.
     """
 
     name: str
@@ -143,6 +139,11 @@ class Accelerator:
             raise CostError("memory: the first level is the outermost and has no capacity")
         if any(memory.capacity is None for memory in self.memories[1:]):
             raise CostError("memory: every level but the first needs a capacity")
+        for memory in self.memories:
+            outside = memory is self.memories[0]
+            if memory.energy is not None:
+                bounds = OFF_CHIP_JOULES_PER_BIT if outside else ON_CHIP_JOULES_PER_BIT
+                memory.energy.within(f"{memory.name}.energy", *bounds)
         if self.metrics == {Metric.SIZE}:
             raise CostError(
                 "nothing is priced: latency needs throughput and a bandwidth, energy needs "

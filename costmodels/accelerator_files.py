@@ -144,7 +144,7 @@ def _rule(section: Section | None, unit: CoefficientUnit) -> WidthRule | None:
     if section is None:
         return None
     with section.naming():
-        rule = Rule(section.choice("rule", tuple(Rule)))
+        rule = Rule(section.choice("rule", [rule.value for rule in Rule]))
         integer, floats = _by_width(section, unit)
         return WidthRule(rule, integer, floats.get("float32"), floats.get("float16"))
 

@@ -48,11 +48,11 @@ _MAGNITUDES: Mapping[CoefficientUnit, tuple[float, float]] = MappingProxyType(
 """What any hardware could have: a forgotten prefix or a unit per word falls outside."""
 
 
-OFF_CHIP_JOULES_PER_BIT = (1e-12, 45e-12)
-"""Of a memory outside the chip: stacked memory needs some 4 pJ a bit, DDR3 20 to 40 (1.3 to 2.6 nJ
+OFF_CHIP_JOULES_PER_BIT = (1e-13, 45e-12)
+"""Of an outermost memory: stacked memory needs some 4 pJ a bit, DDR3 20 to 40 (1.3 to 2.6 nJ
 per 64 bits; Horowitz, ISSCC 2014). 640 pJ is per 32-bit word; per byte it would be 80 pJ a bit."""
 ON_CHIP_JOULES_PER_BIT = (1e-15, 4e-12)
-"""Of a memory on the chip: 0.16 pJ a bit for 8 KiB, 1.6 pJ for 1 MiB (the same source)."""
+"""Of an inner memory: 0.16 pJ a bit for 8 KiB, 1.6 pJ for 1 MiB (the same source)."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from costmodels.quantity import CoefficientUnit, Quantity, Source, SourceKind
 from costmodels.units import parse_coefficient_unit
 from quantization.errors import did_you_mean
 
+_KINDS = tuple(kind.value for kind in SourceKind)
 _NOBODY = "no publication"
 _CONVERTED = {
     ("J/B", CoefficientUnit.JOULES_PER_BIT): 1 / 8,
@@ -135,7 +136,7 @@ class Section:
         """
         given = self.section(name)
         value = given.take("value", int | float, "number")  # type: ignore[arg-type]
-        text, kind = given.text("unit"), SourceKind(given.choice("kind", tuple(SourceKind)))
+        text, kind = given.text("unit"), SourceKind(given.choice("kind", _KINDS))
         ref = _NOBODY
         if kind is not SourceKind.ASSUMED or "source" in given:
             key = given.choice("source", tuple(self.sources))
