@@ -1,4 +1,4 @@
-"""Model sizes as texts print them, each in the unit that it fits."""
+"""Published model sizes, each in the unit that it fits, and multiply-accumulates of layers."""
 
 import pytest
 import torch
@@ -8,7 +8,12 @@ from benchmarks.query import mobilenet_v2
 from costmodels.registry import backend
 from costmodels.units import Metric
 from quantization.bits import parse_choices
+from quantization.reading import read_network
+from quantization.torch_export import export_module
+from tests.test_benchmark_networks import EXPORTED, PUBLISHED
 
+COUNTED = ("mixer_s32", "mnasnet_b1", "mobilenet_v1", "resnet50", "shufflenet_v2")
+"""With the five that `tests/test_benchmark_networks.py` reads, these are ten networks."""
 MIB, MB = 2**20, 10**6
 
 SIZES = [
@@ -45,3 +50,16 @@ def test_weights_alone_are_one_per_cent_less() -> None:
     assert single == 4 * eight
     assert single / MB == pytest.approx(14, rel=0.01)
     assert single < 14 * MB
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_layers_have_the_published_number_of_multiply_accumulates(name: str) -> None:
+    """Their sources stand beside `PUBLISHED`."""
+    module = NETWORKS[name]().eval()
+    network = read_network(export_module(module, torch.zeros(1, 3, 224, 224)))
+    assert network.coverage.unknown_macs == 0
+    assert network.macs == pytest.approx(PUBLISHED[name][1], rel=0.01)
+
+
+def test_ten_networks_are_counted() -> None:
+    assert len({*COUNTED, *EXPORTED}) == 10
