@@ -137,6 +137,8 @@ class Accelerator:
         _expect_rule("mac_energy", self.mac_energy, CoefficientUnit.JOULES_PER_MAC)
         if not self.memories or self.memories[0].capacity is not None:
             raise CostError("memory: the first level is the outermost and has no capacity")
+        if len({memory.name for memory in self.memories}) != len(self.memories):
+            raise CostError("memory: two levels have one name")
         if any(memory.capacity is None for memory in self.memories[1:]):
             raise CostError("memory: every level but the first needs a capacity")
         for memory in self.memories:

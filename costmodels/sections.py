@@ -148,8 +148,8 @@ class Section:
             factor *= _CONVERTED.get((unit, expected), 1.0)
             if unit != expected.value and (unit, expected) not in _CONVERTED:
                 raise CostError(f"{text} is no unit of it, which is in {expected.value}")
-            return Quantity(value * factor, expected, source)
-        except CostError as error:
+            return Quantity(float(value) * factor, expected, source)
+        except (CostError, OverflowError) as error:
             raise self.wrong(name, str(error)) from None
 
     def finish(self) -> None:

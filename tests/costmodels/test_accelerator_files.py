@@ -223,6 +223,10 @@ BAD = {
     "unlimited buffer": ("capacity = {value", "x = {value", r"memory\[1\]\.x: no such field"),
     "half a row": ("rows = {value = 1,", "rows = {value = 1.5,", "array: rows: 1.5 is no whole"),
     "array without columns": ("columns =", "column =", "array.columns: missing"),
+    "two of one name": ('name = "buffer"', 'name = "DRAM"', "memory: two levels have one name"),
+    "huge value": ("value = 4,", f"value = 1{'0' * 400},", "throughput.8: int too large"),
+    "value that is nan": ("value = 4,", "value = nan,", "throughput.8: nan MAC/s is no plausible"),
+    "number without unit": ("8 = {", "8 = 4\nx = {", "throughput.8: 4 is no section"),
     "no TOML": ("[widths]", "[widths", "no TOML: "),
     "sources that are none": ("paper = ", "paper = 3 #", "sources: write KEY"),
 }

@@ -16,6 +16,7 @@ from costmodels.units import (
     Unit,
     format_bound,
     format_quantity,
+    parse_coefficient_unit,
     parse_duration,
     parse_quantity,
     parse_unit,
@@ -212,3 +213,38 @@ def test_a_unit_is_read_with_its_prefix(text: str, unit: Unit, factor: float) ->
 def test_what_is_no_unit_is_an_error_with_examples(text: str) -> None:
     with pytest.raises(CostError, match="is no unit; write for example cycles, s, ms"):
         parse_unit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "factor"),
+    [
+        ("pJ/MAC", "J/MAC", 1e-12),
+        ("pJ/OP", "J/MAC", 2e-12),
+        ("pJ/B", "J/B", 1e-12),
+        ("pJ/bit", "J/bit", 1e-12),
+        ("pJ/word32", "J/bit", 1e-12 / 32),
+        ("pJ/word64", "J/bit", 1e-12 / 64),
+        ("GB/s", "bit/s", 8e9),
+        ("Gbit/s", "bit/s", 1e9),
+        ("GiB/s", "bit/s", 8 * 2**30),
+        ("TOP/s", "MAC/s", 5e11),
+        ("GMAC/s", "MAC/s", 1e9),
+        ("KiB", "bit", 8192),
+        ("Mbit", "bit", 1e6),
+        ("ns/B", "s/B", 1e-9),
+        ("s/MAC", "s/MAC", 1),
+        ("1", "1", 1),
+    ],
+)
+def test_units_of_coefficients_as_sources_print_them(text: str, unit: str, factor: float) -> None:
+    found = parse_coefficient_unit(text)
+    assert found[0] == unit
+    assert found[1] == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "TOPS", "pj/MAC", "pJ/word", "GB/", "/s", "GB/ms", "xB", "mB", "2", "J/MAC/s"]
+)
+def test_what_is_no_unit_of_a_coefficient(text: str) -> None:
+    with pytest.raises(CostError, match="is no unit of a coefficient"):
+        parse_coefficient_unit(text)
