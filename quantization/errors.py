@@ -8,6 +8,7 @@
     ├── CostError                costmodels.errors: tables, backends, unsupported choices
     │   ├── TableError
     │   ├── BackendError
+    │   ├── EnergyError          hil.meters: it cannot be measured, or the measurement tells nothing
     │   ├── StoreError           hil.store: the file of measurements cannot be used
     │   └── UnsupportedChoiceError
     ├── BudgetError              a budget that cannot be read, or cannot be met
