@@ -14,7 +14,7 @@ from quantization.errors import BudgetError
 from quantization.policy import Policy
 from quantmeter.benchmarking import FLOAT, Benchmark, Benchmarked
 from quantmeter.preparing import Prepared
-from quantmeter.runs import Found
+from quantmeter.runs import Found, costs_from
 from search.exact import Solution
 from search.oracle import Interval
 
@@ -102,6 +102,7 @@ class DemoResult:
                     *("inputs", "validation", "seconds"),
                 )
             },
+            "costs_from": costs_from(problem.tables),
             "energy": {
                 "note": "analytical, not measured here",
                 "source": dict(problem.tables[Metric.ENERGY].source),

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from costmodels.provenance import said_of
+from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.policy import IndexArray, Policy
 from quantmeter.preparing import Prepared
@@ -101,6 +103,7 @@ def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]
     """Return a function that appends each trial to `stream` as one JSON line, at once."""
     names = prepared.bench.network.layer_names
     choices = prepared.problem.choices
+    said = costs_from(prepared.problem.tables)
 
     def write(trial: Trial) -> None:
         bits = {n: str(choices[int(i)]) for n, i in zip(names, trial.index, strict=True)}
@@ -109,12 +112,18 @@ def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]
             "score": trial.score,
             "proxy_loss": trial.loss,
             "costs": {m.value: c for m, c in trial.costs.items()},
+            "costs_from": said,
             "layers": bits,
         }
         stream.write(json.dumps(content) + "\n")
         stream.flush()
 
     return write
+
+
+def costs_from(tables: Mapping[Metric, CostTable]) -> dict[str, str]:
+    """Return by metric how its costs came to be: measured, or modelled and by whom."""
+    return {metric.value: said_of(table) for metric, table in tables.items()}
 
 
 def summarize(
@@ -164,5 +173,6 @@ def summarize(
             for i, name in enumerate(bench.network.layer_names)
         },
         "split": bench.split.to_dict(),
+        "costs_from": costs_from(problem.tables),
         "cost_sources": {m.value: dict(t.source) for m, t in problem.tables.items()},
     }

@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the total and each layer's share."""
     from costmodels.model import BackendContext
     from costmodels.pricing import total
+    from costmodels.provenance import said_of
     from costmodels.units import Metric, format_quantity, parse_duration
     from quantization.formats import formats
     from quantization.policy import PolicyBatch
@@ -111,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "unit": priced.unit.value,
                 "statistic": priced.statistic,
                 "provenance": provenance,
+                "costs_from": said_of(priced),
                 "layers": layers,
                 "glue": glue,
                 "conversions": conversion,
@@ -140,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.add_row(f"({name})", "", format_quantity(value, priced.unit), f"{share:.1%}", "")
     out = console()
     out.print(rows)
-    out.print(f"total: {format_quantity(exact, priced.unit)} ({', '.join(provenance)})")
+    out.print(f"total: {format_quantity(exact, priced.unit)}, {said_of(priced)}", soft_wrap=True)
     if min(glue, conversion, priced.constant, neighbours) < 0:
         notes.append("what is fitted may be negative: a fusion that is gained, or an even split")
     for note in notes:

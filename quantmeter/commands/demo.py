@@ -111,7 +111,8 @@ def _layer_table(result: Mapping[str, Any]) -> "Table":
     from costmodels.units import Unit, format_quantity
 
     rows = table(
-        "Layers: latency measured in context, energy analytical (haq), KL of one layer alone",
+        "Layers: latency measured in context, energy analytical (haq), not measured, "
+        "KL of one layer alone",
         *("layer", "float", "INT8", "energy w8a8", "KL w2", "KL w3", "KL w4", "deployed"),
     )
 

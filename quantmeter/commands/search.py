@@ -133,9 +133,12 @@ def run(arguments: argparse.Namespace) -> int:
         cost = found.costs[Metric(name)]
         unit = Unit(budget["unit"])
         how = "exactly" if name == Metric.SIZE.value else "predicted"
+        said = report.summary["costs_from"][name]
         out.print(
             f"{name}: {how} {format_quantity(cost, unit)} of "
             f"{format_quantity(budget['limit'], unit)}"
+            + ("" if name == Metric.SIZE.value else f", {said}"),
+            soft_wrap=True,
         )
     out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
     if arguments.no_export:

@@ -156,7 +156,10 @@ def test_every_layer_may_be_priced_at_the_same_bits(call: Call) -> None:
     cost = "cost MODEL.onnx --cost table:T.json --metric latency"
     assert call(f"{cost} --policy w8a8 --json").json["total"] == 6000 * 64
     assert call(f"{cost} --policy w2a3 --json").json["total"] == 6000 * 6
-    assert "total: 384,000 cycles (analytical)" in call(f"{cost} --policy w8a8").out
+    assert (
+        "total: 384,000 cycles, analytical by others (haq), not measured"
+        in call(f"{cost} --policy w8a8").out
+    )
 
 
 def test_what_a_table_does_not_price_is_no_cost_of_zero(call: Call) -> None:
@@ -176,7 +179,7 @@ def test_a_table_may_be_written_as_csv(call: Call, folder: Path) -> None:
 def test_what_others_measured_is_not_called_measured_here(call: Call) -> None:
     call("import hawq hawq.json MODEL.onnx --out NEW.json")
     answer = call("cost MODEL.onnx --cost table:NEW.json --metric latency --policy w4a4")
-    assert "total: 6.00 ms (measured)" in answer.out
+    assert "total: 6.00 ms, measured by others (hawq)" in answer.out
     assert "note: measured by others on chip, not here" in answer.out
     drifted = call("drift MODEL.onnx NEW.json")
     assert (drifted.status, "only measured tables drift" in drifted.err) == (2, True)

@@ -290,6 +290,11 @@ def test_the_page_says_that_energy_is_analytical_with_the_notes_of_its_preset(
     assert result["energy"]["source"]["notes"][0] in text
 
 
+def test_every_column_of_energy_on_the_page_says_analytical(result: dict[str, Any]) -> None:
+    headers = re.findall(r"<th[^>]*>([^<]*energy[^<]*)", render(result))
+    assert headers == ["energy, analytical"] * 2
+
+
 def test_the_energy_of_float_is_shown_too(result: dict[str, Any]) -> None:
     assert describe_rows(result)[-1]["energy"] == 6.21e-4
     assert "621 µJ" in _read(render(result)).text
