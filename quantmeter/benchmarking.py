@@ -16,6 +16,8 @@ from hil.audit import Audit, audit
 from hil.compare import CompareOptions, Comparison, equal, looks_until
 from hil.conditions import Conditions, advice
 from hil.device import detect
+from hil.energy import EnergyOptions
+from hil.energy_bench import EnergyJob, take_energy
 from hil.ort import Runner, one_feed, recorded_options
 from hil.timing import Mode, Ratio, TurnOptions
 from quantization.bits import FLOAT32, BitWidths
@@ -24,6 +26,7 @@ from quantization.errors import PolicyError
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import batches
 from quantmeter.costs import Costs
+from quantmeter.energy import EnergyReport, TakeEnergy, modelled_energy
 from quantmeter.workbench import Workbench
 from search.oracle import Interval, count_right
 
@@ -112,6 +115,7 @@ class Benchmark:
             from 1 than its interval reaches may be noise, and no verdict is given on it.
         notes: what a reader must know, such as that inputs were random.
         mode: what the caches held when a run began.
+        energy: per run of each file; None if it was not asked for.
     """
 
     device: Mapping[str, Any]
@@ -120,6 +124,7 @@ class Benchmark:
     again: Comparison
     notes: tuple[str, ...]
     mode: Mode = Mode.WARM
+    energy: EnergyReport | None = None
 
     @property
     def noise(self) -> Ratio:
@@ -140,8 +145,13 @@ class Benchmark:
             "noise_floor": {**self.noise.to_dict(), "relative": self.noise.furthest},
             "floor": self.floor,
             "notes": list(self.notes),
-            "results": [result.to_dict() for result in self.results],
+            "energy": None if self.energy is None else self.energy.to_dict(),
+            "results": [self._entry(result) for result in self.results],
         }
+
+    def _entry(self, result: Benchmarked) -> dict[str, Any]:
+        energy = {} if self.energy is None else {"energy": self.energy.of(result.name)}
+        return {**result.to_dict(), **energy}
 
 
 def parse_rival(text: str, bench: Workbench) -> Policy:
@@ -164,6 +174,8 @@ def benchmark(
     blocks: int = 20,
     cold: bool = False,
     score: bool = True,
+    energy: bool = False,
+    take: TakeEnergy = take_energy,
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> Benchmark:
     """Export, audit and time policies, interleaved with rivals and the float network.
@@ -178,6 +190,8 @@ def benchmark(
             than the float network gets fewer.
         cold: empty the caches before each run, instead of running with what the last one left.
         score: run every file on the test images, if there are any.
+        energy: measure the energy per run too, after the timing, or say why that is not possible.
+        take: measures it; for tests.
         progress: called with the share done and what is being done.
 
     Raises:
@@ -192,6 +206,7 @@ def benchmark(
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
     predicted = _predict(bench, costs, asked)  # says what cannot be priced before the timing
+    modelled = modelled_energy(bench.network, costs, asked) if energy else None
     models = {name: bench.export(policy) for name, policy in asked.items()}
     feed = one_feed(bench.network, bench.range_inputs)
     loaded = {FLOAT: bench.export(Policy({})), **models}
@@ -199,6 +214,11 @@ def benchmark(
     progress(0.0, "timing, interleaved")
     compared = race.run(race.Race(loaded, FLOAT, _AGAIN, feed, threads, options))
     progress(1.0, "timing, interleaved")
+    report = None
+    if energy:
+        progress(1.0, "energy")
+        job = EnergyJob(models, feed, threads, EnergyOptions(seed=bench.seed))
+        report = EnergyReport(take(job), modelled)
     compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)
     score = score and bench.data is not None and bench.classifies
     results = []
@@ -239,6 +259,7 @@ def benchmark(
         compared[_AGAIN],
         tuple(notes),
         mode,
+        report,
     )
 
 

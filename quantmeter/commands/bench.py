@@ -22,6 +22,8 @@ from quantmeter.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hil.compare import Comparison
     from quantmeter.benchmarking import Benchmark
 
@@ -55,6 +57,12 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="empty the caches before each run: how long the first run after other work takes",
     )
+    parser.add_argument(
+        "--energy",
+        action="store_true",
+        help="measure the energy per run too (needs RAPL counters and the extra energy), or say "
+        "why that is not possible; what --cost prices is printed beside it",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             blocks=arguments.blocks,
             cold=arguments.cold,
+            energy=arguments.energy,
             progress=progress,
         )
     if arguments.json:
@@ -136,6 +145,8 @@ def _print(found: "Benchmark") -> None:
         )
     out = console()
     out.print(rows)
+    if found.energy is not None:
+        print_energy(found, out)
     out.print(
         f"{found.device['cpu']}, onnxruntime {found.device['runtime_version']}, "
         f"{found.runtime['threads']} thread(s)"
@@ -151,3 +162,44 @@ def _print(found: "Benchmark") -> None:
             out.print(f"audit of {result.name}: {problem}")
     for note in found.notes:
         out.print(f"note: {note}")
+
+
+def print_energy(found: "Benchmark", out: "Console") -> None:
+    """Print energy per run beside latency, or why there is none; what is modelled says so."""
+    from costmodels.units import Unit, format_quantity
+    from hil.energy import NotMeasured
+
+    report = found.energy
+    assert report is not None
+    modelled = report.modelled
+    if isinstance(report.measured, NotMeasured):
+        out.print(f"energy: not measurable here, because {report.reason}", soft_wrap=True)
+    else:
+        columns = ("policy", "median", "energy per run", "95 % interval", "running", "idle")
+        rows = table("Energy per run, measured, idle subtracted", *columns)
+        notes = []
+        for result in found.results:
+            taken = report.measured[result.name]
+            median = format_quantity(result.measurement.median_s, Unit.SECONDS)
+            if isinstance(taken, NotMeasured):
+                rows.add_row(result.name, median, "-", "-", "-", "-")
+                notes.append(f"energy of {result.name}: not measured: {taken.reason}")
+                continue
+            limits = (format_quantity(j, Unit.JOULES) for j in (taken.low_j, taken.high_j))
+            rows.add_row(
+                result.name,
+                median,
+                format_quantity(taken.energy_j, Unit.JOULES),
+                f"[{', '.join(limits)}]",
+                f"{taken.load_w:.3g} W",
+                f"{taken.idle_w:.3g} W",
+            )
+            notes += [f"energy of {result.name}: {note}" for note in taken.notes]
+        out.print(rows)
+        for note in notes:
+            out.print(note, soft_wrap=True)
+    if modelled is None:
+        return
+    for result in found.results:
+        joules = format_quantity(modelled.energy_j[result.name], Unit.JOULES)
+        out.print(f"energy of {result.name}: {joules}, {modelled.provenance}", soft_wrap=True)

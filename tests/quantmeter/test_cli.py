@@ -18,6 +18,7 @@ import pytest
 from costmodels.registry import backend
 from costmodels.sketch import Sketch
 from costmodels.units import Metric
+from hil.counters import Availability
 from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.policy import Policy
 from quantization.reading import read_network
@@ -170,7 +171,45 @@ def test_cost_prices_every_layer_of_a_policy(call: Call, files: Files) -> None:
     floats = call("cost MODEL.onnx --cost analytical:haq --metric energy --json").json
     assert floats["total"] > found["total"]
     assert "four times" in " ".join(found["notes"])
-    assert "total: " in call("cost MODEL.onnx --cost analytical:haq --metric energy").out
+    said = found["costs_from"]
+    assert said.startswith(("analytical (haq: ", "analytical and assumed (haq: "))
+    assert said.endswith(", not measured")
+    printed = call("cost MODEL.onnx --cost analytical:haq --metric energy").out
+    assert re.search(
+        r"^total: [0-9.]+ [mµn]J, analytical.* \(haq: .*\), not measured$", printed, re.M
+    )
+
+
+def test_bench_says_of_energy_what_was_measured_or_why_not(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hil.energy_bench.measurable", lambda: Availability((), "there is no RAPL"))
+    line = "bench MODEL.onnx POLICY.json --blocks 6 --energy --cost energy=analytical:haq"
+    answer = call(line)
+    assert (answer.status, answer.err) == (0, "")
+    assert "energy: not measurable here, because there is no RAPL\n" in answer.out
+    assert re.search(
+        r"^energy of POLICY\.json: .*J, analytical \(haq: .*\), not measured$", answer.out, re.M
+    )
+    found = call(f"{line} --json").json
+    assert found["energy"]["reason"] == "not measurable here, because there is no RAPL"
+    assert found["results"][0]["energy"]["modelled"]["provenance"].endswith("not measured")
+    assert "energy" not in call("bench MODEL.onnx POLICY.json --blocks 6").out
+
+
+def test_search_says_that_energy_was_modelled_wherever_it_gives_one(
+    call: Call, files: Files
+) -> None:
+    line = "search MODEL.onnx --data DATA.npz --cost energy=analytical:haq --method exact"
+    answer = call(f"{line} --budget energy=0.5x --out ENERGY")
+    assert (answer.status, answer.err) == (0, "")
+    assert re.search(
+        r"^energy: predicted .*J of .*J, analytical.*, not measured$", answer.out, re.M
+    )
+    found = json.loads((files.folder / "ENERGY/result.json").read_text())
+    assert found["costs_from"]["energy"].endswith("not measured")
+    for trial in (files.folder / "ENERGY/trials.jsonl").read_text().splitlines():
+        assert json.loads(trial)["costs_from"]["energy"] == found["costs_from"]["energy"]
 
 
 def test_the_size_that_cost_prints_is_that_of_the_exported_file(call: Call, files: Files) -> None:
