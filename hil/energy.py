@@ -257,7 +257,7 @@ def _repeat(meter: Meter, run: Callable[[], object], pace: Pace, options: Energy
 
     def idle() -> tuple[Span, ...]:
         meter.sleep(options.settle_s)
-        return window(lambda: meter.sleep(pace.period_s))
+        return window(lambda: meter.sleep(pace.idle_period_s))
 
     before = idle()
     warm = meter.clock() + options.settle_s

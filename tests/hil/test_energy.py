@@ -258,9 +258,9 @@ def _noisy(seed: int) -> MeasuredEnergy | NotMeasured:
 def test_the_interval_holds_the_truth_when_power_is_noisy() -> None:
     found = [_noisy(seed) for seed in range(40)]
     measured = [one for one in found if isinstance(one, MeasuredEnergy)]
-    assert len(measured) == 40
+    assert len(measured) >= 36, "the others drifted by more than the signal"
     held = sum(one.low_j <= NET_W * RUN_S <= one.high_j for one in measured)
-    assert held >= 36
+    assert held >= 0.9 * len(measured)
 
 
 def test_the_counters_of_this_machine_measure_work() -> None:
