@@ -21,6 +21,8 @@ NVIDIA = ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg")
 """One of these is there where an NVIDIA driver is loaded."""
 CPU_PARTS = frozenset({Part.PROCESSOR, Part.MEMORY})
 """What a run on the CPU uses."""
+ZEUS = "zeus==0.16.0"
+"""What the extra ``energy`` installs."""
 _ENERGY = "energy_uj"
 
 
@@ -73,7 +75,7 @@ def measurable(
         else:
             reasons.append("there is no NVIDIA driver (no /proc/driver/nvidia)")
     if found and not installed():
-        found, reasons = [], ["zeus is not installed: pip install 'quantmeter[energy]'"]
+        found, reasons = [], [f"zeus is not installed: pip install {ZEUS}"]
     return Availability(tuple(found), None if found else " and ".join(reasons))
 
 

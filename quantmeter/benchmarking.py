@@ -216,7 +216,7 @@ def benchmark(
     progress(1.0, "timing, interleaved")
     report = None
     if energy:
-        progress(1.0, "energy")
+        progress(1.0, "energy, of warm runs")
         job = EnergyJob(models, feed, threads, EnergyOptions(seed=bench.seed))
         report = EnergyReport(take(job), modelled)
     compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)

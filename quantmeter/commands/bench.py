@@ -60,8 +60,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--energy",
         action="store_true",
-        help="measure the energy per run too (needs RAPL counters and the extra energy), or say "
-        "why that is not possible; what --cost prices is printed beside it",
+        help="measure the energy per warm run too (needs RAPL counters and the extra energy), or "
+        "say why that is not possible; what --cost prices is printed beside it",
     )
 
 

@@ -39,6 +39,8 @@ def test_the_quick_demo_deploys_an_audited_policy_that_meets_both_budgets(tmp_pa
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["costs_from"]["energy"].startswith("analytical")
+    assert result["costs_from"]["energy"].endswith("not measured")
     rows = {row["name"]: row for row in result["rows"]}
     deployed = rows[result["deployed"]]["timed"]
     limit = deployed["ratio_to_float"]["high"] * (1 + deployed["floor"])

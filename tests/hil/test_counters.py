@@ -1,10 +1,11 @@
 """Which energy counters there are, from made-up trees of /sys, and how zeus's are read."""
 
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
-from hil.counters import CPU_PARTS, RAPL, Availability, ZeusMeter, measurable, open_meter
+from hil.counters import CPU_PARTS, RAPL, ZEUS, Availability, ZeusMeter, measurable, open_meter
 from hil.meters import EnergyError, Part
 
 GPU = frozenset({Part.GPU})
@@ -55,9 +56,10 @@ def test_counters_that_only_root_may_read_are_named_as_such(tmp_path: Path) -> N
 
 def test_counters_without_zeus_say_how_to_install_it(tmp_path: Path) -> None:
     found = _asked(_tree(tmp_path, ZONES), installed=False)
-    assert str(found) == (
-        "not measurable here, because zeus is not installed: pip install 'quantmeter[energy]'"
-    )
+    assert str(found) == f"not measurable here, because zeus is not installed: pip install {ZEUS}"
+    extra = ConfigParser()
+    extra.read(Path(__file__).parents[2] / "setup.cfg")
+    assert extra["options.extras_require"]["energy"].split() == [ZEUS]
 
 
 def test_packages_and_a_driver_are_measurable(tmp_path: Path) -> None:
