@@ -20,6 +20,8 @@ from hil.meters import EnergyError, Meter
 _LEVEL = 0.95
 _DRIFT = 0.1
 """Drift of the idle power, over the net power, above which a note says so."""
+_SLOWER = 3.0
+"""Factor between the intervals of a counter before and after that is no coincidence."""
 
 
 @dataclass(frozen=True)
@@ -244,11 +246,22 @@ def measure_energy(
             except EnergyError as error:
                 refused[name] = NotMeasured(str(error))
     counters = tuple(counter.name for counter in meter.counters)
+    if len(refused) < len(subjects) and (changed := _changed(meter, pace)):
+        return dict.fromkeys(subjects, NotMeasured(changed))
     return {
         name: refused.get(name)
         or MeasuredEnergy(counters, tuple(repeats), pace.intervals_s, meter.described)
         for name, repeats in taken.items()
     }
+
+
+def _changed(meter: Meter, before: Pace) -> str:
+    """Return which counter moves much more slowly than before the windows; empty if none does."""
+    after = find_pace(meter).intervals_s
+    for counter, was, now in zip(meter.counters, before.intervals_s, after, strict=True):
+        if now > _SLOWER * was:
+            return f"{counter.name} was updated each {was:.3g} s before, and each {now:.3g} s after"
+    return ""
 
 
 def _repeat(meter: Meter, run: Callable[[], object], pace: Pace, options: EnergyOptions) -> Repeat:
@@ -257,7 +270,7 @@ def _repeat(meter: Meter, run: Callable[[], object], pace: Pace, options: Energy
 
     def idle() -> tuple[Span, ...]:
         meter.sleep(options.settle_s)
-        return window(lambda: meter.sleep(pace.idle_period_s))
+        return window(lambda: meter.sleep(pace.period_s))
 
     before = idle()
     warm = meter.clock() + options.settle_s

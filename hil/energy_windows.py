@@ -23,9 +23,9 @@ _PER_UPDATE = 4
 """Readings per update: edges are then known to a quarter of it."""
 _READING_SHARE = 0.005
 """Of a window's time that reading takes at most; it counts as the subject's, or as idle."""
-_WAKE_S = 1e-4
-"""What waking up costs an idle machine, roughly: 3.6 % of a core were busy at 400 readings a second
-(Zen 5, November 2026)."""
+_COLD_S = 1e-4
+"""What a reading costs beyond what it does in a tight loop, roughly: caches are cold, a sleeping
+machine is woken. Reading each 2.8 ms kept 3 % of a core busy (Zen 5, November 2026)."""
 _MARGIN = 1.3
 """Time that is planned for the updates that a window needs, over what they take on average."""
 _PATIENCE = 4
@@ -47,14 +47,8 @@ class Pace:
 
     @property
     def period_s(self) -> float:
-        """Time between readings while a subject runs."""
-        return max(min(self.intervals_s) / _PER_UPDATE, self.read_s / _READING_SHARE)
-
-    @property
-    def idle_period_s(self) -> float:
-        """Time between readings while the machine idles."""
-        awake_s = self.read_s + _WAKE_S
-        return max(min(self.intervals_s) / _PER_UPDATE, awake_s / _READING_SHARE)
+        """Time between readings in a window."""
+        return max(min(self.intervals_s) / _PER_UPDATE, (self.read_s + _COLD_S) / _READING_SHARE)
 
     def planned_s(self, updates: int, least_s: float) -> float:
         """Return how long a window is to last that holds that many updates of every counter."""

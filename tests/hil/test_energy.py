@@ -156,6 +156,12 @@ def test_a_window_waits_for_updates_that_are_missing() -> None:
     assert found.low_j <= NET_W * RUN_S <= found.high_j
 
 
+def test_a_counter_that_slows_down_is_refused() -> None:
+    meter = SyntheticMeter(frozen=lambda now: now > 0.5 and round(now / 1e-3) % 7 != 0)
+    found = _measure(meter)
+    assert found == NotMeasured("package-0 was updated each 0.001 s before, and each 0.007 s after")
+
+
 def test_fewer_than_fifty_updates_or_three_repeats_cannot_be_asked_for() -> None:
     for wrong in ({"updates": 49}, {"repeats": 2}, {"window_s": -1.0}):
         with pytest.raises(CostError, match="3 repeats of 50 updates"):
