@@ -74,7 +74,7 @@ def test_the_synthetic_recording_is_what_its_maker_writes() -> None:
 def test_a_recording_that_is_over_says_so() -> None:
     meter = ReplayedMeter.read_file(TRACE)
     meter.advance(100.0)
-    with pytest.raises(EnergyError, match=r"the recording ends at 0\.\d+ s"):
+    with pytest.raises(EnergyError, match=r"the recording ends at [\d.]+ s"):
         meter.read()
 
 
