@@ -22,8 +22,8 @@ from hil.probe_timer import ProbeJob, paid_items, policies_of
 from hil.records import Failure
 
 VERSION = 1
-_DIGITS = 4
-"""Of microseconds, as `hil.probe_timer` keeps them."""
+_DIGITS, _SECOND_DIGITS = 4, 10
+"""Of microseconds and of seconds, as `hil.probe_timer` keeps them."""
 
 
 def write_readings(readings: DeviceReadings, path: Path) -> None:
@@ -92,7 +92,8 @@ def _from_json(entries: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:
         if network is None or entry["network"] != last:
             last, network = entry["network"], probes.probe(job.seed, whole=job.whole)
         items, integer = paid_items(network, policies_of(network, job)[entry["policy"]])
-        seconds = np.array(entry["profiled_us"], np.float64) * 1e-6
+        # Rounded as they were measured: a last bit that differs can decide a split of a tree.
+        seconds = np.array([round(us * 1e-6, _SECOND_DIGITS) for us in entry["profiled_us"]])
         nodes = np.array(entry["nodes"], np.int64)
         if not len(items) == len(seconds) == len(nodes):
             raise ValueError(f"{entry['network']} has {len(items)} rows, not {len(seconds)}")

@@ -27,5 +27,5 @@ def test_a_gpu_that_is_there_is_not_measured_as_a_cpu(
 
 
 def test_an_unknown_device_names_those_that_are_known() -> None:
-    with pytest.raises(BackendError, match="did you mean 'cuda'.*ort:tensorrt"):
+    with pytest.raises(BackendError, match=r"did you mean 'cuda'.*ort:tensorrt"):
         backend("ort:cudo")
