@@ -8,13 +8,14 @@ and outputs at the width that they are written in (`BitWidths.writes`: 8 bits, 1
 product of two activations has no weight: both factors have a bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from costmodels.accelerator import Accelerator
 from costmodels.cells import BoolArray, FloatArray
+from costmodels.errors import BackendError
 from costmodels.quantity import Quantity
 from costmodels.tiling import Extents, reads_of_array, reads_with_buffer
 from costmodels.units import Metric
@@ -25,7 +26,7 @@ from quantization.network import Layer
 
 @dataclass(frozen=True)
 class Moved:
-    """Bits that cross between a level of memory and the next inner one, (L, K) each.
+    """What crosses between a level of memory and the next inner one, in bits, (L, K) each.
 
     Args:
         inputs: read.
@@ -39,8 +40,53 @@ class Moved:
 
     @property
     def total(self) -> FloatArray:
-        """All bits, (L, K)."""
+        """All of it, (L, K)."""
         return self.inputs + self.weights + self.outputs
+
+    def times(self, factor: float) -> "Moved":
+        """Return each multiplied by `factor`, such as joules per bit."""
+        return Moved(self.inputs * factor, self.weights * factor, self.outputs * factor)
+
+
+@dataclass(frozen=True)
+class EnergyBreakdown:
+    """Where the joules of L layers at K choices go.
+
+    Args:
+        macs: of the multiply-accumulates, (L, K).
+        levels: of moving each operand across each level of memory, by its name, the outermost
+            first; (L, K) each.
+    """
+
+    macs: FloatArray
+    levels: Mapping[str, Moved]
+
+    @property
+    def total(self) -> FloatArray:
+        """All joules, (L, K): what `price` answers."""
+        return self.macs + sum(moved.total for moved in self.levels.values())
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """L layers, each at its own width, under the roofs of an accelerator.
+
+    Args:
+        computed: the widths that each layer's products have; both those of the activations where
+            two activations are multiplied.
+        intensity: (L,) multiply-accumulates per byte that crosses the outermost memory.
+        achieved: (L,) multiply-accumulates per second by `price`; idle units do not count.
+        peaks: multiply-accumulates per second of each width in `computed`.
+        bandwidths: bytes per second of each memory that may bound the time, the outermost first;
+            of both directions where reads and writes have a channel each. A layer is at most at
+            its intensity *at that memory* times this.
+    """
+
+    computed: tuple[BitWidths, ...]
+    intensity: FloatArray
+    achieved: FloatArray
+    peaks: Mapping[BitWidths, float]
+    bandwidths: Mapping[str, float]
 
 
 def price(
@@ -92,6 +138,66 @@ def moved_bits(
         found.append(Moved(*reads_with_buffer(extents, inputs, weights, capacity), outputs))
     found.append(Moved(*reads_of_array(extents, inputs, weights, array), outputs))
     return found
+
+
+def energy_breakdown(
+    accelerator: Accelerator, layers: Sequence[Layer], choices: Sequence[BitWidths]
+) -> EnergyBreakdown:
+    """Return where the joules of each layer at each choice go.
+
+    Args:
+        accelerator: one that prices energy.
+        layers: L layers.
+        choices: K bit-widths that run.
+
+    Raises:
+        BackendError: if it prices no energy.
+    """
+    if accelerator.mac_energy is None or Metric.ENERGY not in accelerator.metrics:
+        raise BackendError(f"{accelerator.name} does not price energy")
+    extents = Extents.of(layers)
+    per_mac, _ = _per_mac(accelerator.mac_energy, extents, choices)
+    levels = {}
+    crossed = moved_bits(accelerator, extents, choices)
+    for memory, moved in zip(accelerator.memories, crossed, strict=True):
+        assert memory.energy is not None  # `metrics` says so
+        levels[memory.name] = moved.times(memory.energy.value)
+    return EnergyBreakdown(extents.macs * per_mac, levels)
+
+
+def roofline(
+    accelerator: Accelerator, layers: Sequence[Layer], bits: Sequence[BitWidths]
+) -> Roofline:
+    """Return where each layer is under the roofs of the accelerator.
+
+    Args:
+        accelerator: one that prices latency.
+        layers: L layers.
+        bits: for each layer its bit-widths, which run.
+
+    Raises:
+        BackendError: if it prices no latency.
+    """
+    throughput = accelerator.throughput
+    if throughput is None or Metric.LATENCY not in accelerator.metrics:
+        raise BackendError(f"{accelerator.name} does not price latency")
+    choices = tuple(dict.fromkeys(bits))
+    at = np.arange(len(layers)), np.array([choices.index(b) for b in bits], np.intp)
+    seconds, _ = price(accelerator, layers, choices, Metric.LATENCY)
+    extents = Extents.of(layers)
+    crossed = moved_bits(accelerator, extents, choices)[0].total[at] / 8
+    macs = extents.macs[:, 0]
+    computed = tuple(
+        b if layer.has_weights else BitWidths(b.activations, b.activations, b.half)
+        for layer, b in zip(layers, bits, strict=True)
+    )
+    peaks = {b: 1 / reading.value for b in computed if (reading := throughput.at(b)) is not None}
+    bandwidths = {
+        memory.name: memory.bandwidth.value / 8 * (2 if memory.separate_writes else 1)
+        for memory in accelerator.memories
+        if memory.bandwidth is not None
+    }
+    return Roofline(computed, macs / crossed, macs / seconds[at], peaks, bandwidths)
 
 
 def _seconds(

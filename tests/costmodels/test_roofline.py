@@ -9,8 +9,9 @@ import pytest
 from costmodels.accelerator import Accelerator, Array, Memory, Widths
 from costmodels.accelerator_files import find, shipped
 from costmodels.analytical import Analytical
+from costmodels.errors import BackendError
 from costmodels.quantity import CoefficientUnit, Quantity, Source, SourceKind
-from costmodels.roofline import moved_bits, price
+from costmodels.roofline import energy_breakdown, moved_bits, price, roofline
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Provenance
 from costmodels.tiling import Extents
@@ -202,3 +203,69 @@ def test_an_array_of_another_shape_leaves_other_units_idle() -> None:
     wide = Array(one, number(16.0, CoefficientUnit.RATIO), number(128.0, CoefficientUnit.RATIO))
     given = replace(machine(1e12), array=wide)
     assert cost(given, "w8a8", Metric.LATENCY) == pytest.approx(4 * 16 * 128 * 1e-9)
+
+
+def test_the_breakdown_says_where_every_joule_of_a_layer_goes() -> None:
+    found = energy_breakdown(machine(), [GEMM], parse_choices("w2a4"))
+    assert found.macs.item() == pytest.approx(4000e-12 * 8 / 64)
+    assert list(found.levels) == ["DRAM", "buffer"], "the outermost first"
+    for moved, a_bit in zip(found.levels.values(), (20e-12, 1e-12), strict=True):
+        assert moved.inputs.item() == pytest.approx(400 * 4 * a_bit)
+        assert moved.weights.item() == pytest.approx(1000 * 2 * a_bit)
+        assert moved.outputs.item() == pytest.approx(40 * 8 * a_bit)
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_the_breakdown_of_every_preset_adds_up_to_the_energy_of_its_table(name: str) -> None:
+    accelerator = find(name)
+    assert isinstance(accelerator, Accelerator)
+    runs = [c for c in (*EVERY, *parse_choices("fp16,w32a32")) if accelerator.supports(c)]
+    network = example_network()
+    table = Analytical(accelerator).table(network, runs, Metric.ENERGY)
+    found = energy_breakdown(accelerator, network.layers, runs)
+    np.testing.assert_allclose(found.total, table.unary.value, rtol=1e-9)
+    parts = [m for each in found.levels.values() for m in (each.inputs, each.weights, each.outputs)]
+    assert all((part > 0).all() for part in [found.macs, *parts]), "nothing is free by accident"
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_no_layer_is_above_the_roof_of_its_width_or_of_the_outermost_memory(name: str) -> None:
+    accelerator = find(name)
+    assert isinstance(accelerator, Accelerator)
+    layers = example_network().layers
+    runs = [c for c in (*EVERY, *parse_choices("fp16,w32a32")) if accelerator.supports(c)]
+    for shift in range(len(runs)):
+        bits = [runs[(i + shift) % len(runs)] for i in range(len(layers))]
+        found = roofline(accelerator, layers, bits)
+        seconds = [
+            price(accelerator, [layer], [b], Metric.LATENCY)[0].item()
+            for layer, b in zip(layers, bits, strict=True)
+        ]
+        macs = np.array([layer.macs for layer in layers])
+        np.testing.assert_allclose(found.achieved, macs / seconds, rtol=1e-9)
+        peaks = np.array([found.peaks[b] for b in found.computed])
+        assert (found.achieved <= peaks * (1 + 1e-9)).all()
+        bandwidth = found.bandwidths[accelerator.memories[0].name]
+        assert (found.achieved <= found.intensity * bandwidth * (1 + 1e-9)).all()
+
+
+def test_a_layer_that_memory_bounds_is_on_the_slope_and_one_that_it_does_not_on_the_peak() -> None:
+    moved = (400 * 4 + 1000 * 2 + 40 * 8) / 8  # bytes
+    for bandwidth, expected in ((1e6, 4000 / moved * 1e6 / 8), (1e12, 1e9 * 64 / 8)):
+        found = roofline(machine(bandwidth), [GEMM], parse_choices("w2a4"))
+        assert found.intensity.item() == pytest.approx(4000 / moved)
+        assert found.achieved.item() == pytest.approx(expected)
+        assert found.bandwidths == {"DRAM": bandwidth / 8}, "the buffer bounds nothing"
+
+
+def test_a_product_of_two_activations_is_under_the_roof_of_their_widths() -> None:
+    [bits] = roofline(machine(), [example_network().layer("product")], [BitWidths(2, 8)]).computed
+    assert bits == BitWidths(8, 8)
+
+
+def test_what_has_no_time_or_no_energy_has_no_roofline_or_breakdown() -> None:
+    timeless, free = replace(machine(), throughput=None), replace(machine(), mac_energy=None)
+    with pytest.raises(BackendError, match="test does not price latency"):
+        roofline(timeless, [GEMM], parse_choices("w8a8"))
+    with pytest.raises(BackendError, match="test does not price energy"):
+        energy_breakdown(free, [GEMM], parse_choices("w8a8"))
