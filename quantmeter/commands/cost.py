@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -14,16 +16,24 @@ from quantmeter.commands.options import (
     add_threads,
     add_time,
     console,
+    positive,
     print_json,
     progress_bar,
     store_of,
-    table,
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from costmodels.table import CostTable
+    from costmodels.units import Metric
     from quantization.network import Network
     from quantization.policy import Policy
+    from quantmeter.costs import Costs
+    from quantmeter.itemizing import Bill
+
+_ROWS = 40
+"""Layers that are listed unless more are asked for."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -37,117 +47,140 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--metric",
         choices=("latency", "energy", "size"),
-        required=True,
-        help="size needs no --cost: it is the exported file's",
+        action="append",
+        default=[],
+        help="repeat for several (default all that --cost prices, and size); size needs no --cost: "
+        "it is the exported file's",
     )
     parser.add_argument(
         "--policy",
         metavar="POLICY.json",
         help="or bits for every layer such as w8a8 (default w32a32)",
     )
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument(
+        "--top",
+        type=positive,
+        default=_ROWS,
+        metavar="N",
+        help=f"list the N dearest layers, in execution order (default {_ROWS})",
+    )
+    rows.add_argument("--all", action="store_true", help="list every layer")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw it too: roofline and energy breakdown of an accelerator, else bars of layers",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the total and each layer's share."""
+    """Print each layer's costs and shares, and the totals; draw them if asked to."""
     from costmodels.model import BackendContext
-    from costmodels.pricing import total
-    from costmodels.provenance import said_of
-    from costmodels.units import Metric, format_quantity, parse_duration
-    from quantization.formats import formats
-    from quantization.policy import PolicyBatch
+    from costmodels.units import Metric, parse_duration
     from quantization.reading import read_network
     from quantmeter.costs import parse_costs
 
-    metric = Metric(arguments.metric)
+    asked = tuple(Metric(name) for name in dict.fromkeys(arguments.metric))
+    if arguments.plot is not None:
+        from quantmeter.plots import require_plot
+
+        require_plot(arguments.plot, arguments.model, arguments.policy)
     network = read_network(arguments.model)
     policy = _policy(arguments.policy, network)
-    batch = PolicyBatch.of(network, [policy])
     tables = _stored_tables(arguments)
     with progress_bar("pricing") as progress:
         seconds = parse_duration(arguments.time)
         context = BackendContext(arguments.threads, seconds, store=store_of(arguments))
         context = replace(context, progress=progress)
-        model = parse_costs(arguments.cost, context, tables=tables).model(metric)
-        priced = model.table(network, batch.choices, metric)
-        exact = float(model.total(network, batch, metric)[0])
-    # The sum of the table; for size the file may be smaller, see `costmodels.size`.
-    summed = float(total(priced, network, batch)[0])
-    chosen = formats(network, policy)
-    position = {name: i for i, name in enumerate(priced.layers)}
-    layers = [
-        {
-            "name": name,
-            "bits": str(policy[name]),
-            "cost": float(priced.unary.value[position[name], batch.index[0, position[name]]]),
-            "kernel": str(priced.unary.kernel[position[name], batch.index[0, position[name]]]),
-            "provenance": str(
-                priced.unary.provenance[position[name], batch.index[0, position[name]]]
-            ),
-        }
-        for name in network.layer_names
-    ]
-    known = priced.formats
-    glue = sum(
-        float(priced.glue.value[i, known.index(chosen.reads[name])])
-        for i, name in enumerate(priced.glue_names)
-    )
-    tensors = {name: i for i, name in enumerate(priced.tensors)}
-    conversion = sum(
-        float(priced.conversion.value[tensors[name], known.index(a), known.index(b)])
-        for name, a, b in chosen.conversions
-    )
-    once = 0.0
-    if priced.once is not None and priced.once.due(batch.index)[0]:
-        once = priced.once.value
-    neighbours = 0.0
-    if priced.context is not None:
-        neighbours = float(priced.context.correction(batch.index, batch.choices)[0])
-    notes = [str(note) for note in priced.source.get("notes", ())]
-    provenance = sorted({str(entry["provenance"]) for entry in layers})
+        costs = parse_costs(arguments.cost, context, tables=tables)
+        bills, left_out = _bills(costs, network, policy, asked)
+    if arguments.plot is not None:
+        from quantmeter.plots import panels, plot
+
+        title = f"{Path(arguments.model).name} at {Path(arguments.policy or 'w32a32').name}"
+        plot(arguments.plot, title, panels(bills, costs, network, policy))
     if arguments.json:
-        print_json(
-            {
-                "metric": metric.value,
-                "total": exact,
-                "unit": priced.unit.value,
-                "statistic": priced.statistic,
-                "provenance": provenance,
-                "costs_from": said_of(priced),
-                "layers": layers,
-                "glue": glue,
-                "conversions": conversion,
-                "constant": priced.constant,
-                "once": once,
-                "neighbours": neighbours,
-                "table_total": summed,
-                "source": dict(priced.source),
-                "notes": notes,
-            }
-        )
+        print_json(_json(bills, left_out, bool(asked), arguments.plot))
         return 0
-    rows = table(f"{metric.value} of {arguments.model}", "layer", "bits", "cost", "share", "from")
-    for entry in layers:
-        share = float(str(entry["cost"])) / summed if summed else 0.0
-        rows.add_row(
-            str(entry["name"]),
-            str(entry["bits"]),
-            format_quantity(float(str(entry["cost"])), priced.unit),
-            f"{share:.1%}",
-            " ".join(filter(None, (str(entry["provenance"]), str(entry["kernel"])))),
-        )
-    rest = {"glue": glue, "conversions": conversion, "constant": priced.constant, "once": once}
-    rest["neighbours"] = neighbours
-    for name, value in rest.items():
-        share = value / summed if summed else 0.0
-        rows.add_row(f"({name})", "", format_quantity(value, priced.unit), f"{share:.1%}", "")
     out = console()
-    out.print(rows)
-    out.print(f"total: {format_quantity(exact, priced.unit)}, {said_of(priced)}", soft_wrap=True)
-    if min(glue, conversion, priced.constant, neighbours) < 0:
-        notes.append("what is fitted may be negative: a fusion that is gained, or an even split")
-    for note in notes:
-        out.print(f"note: {note}")
+    out.print(f"{arguments.model} at {arguments.policy or 'w32a32'}", markup=False)
+    _print_table(out, bills, len(network.layers) if arguments.all else arguments.top)
+    for note in _notes(bills, left_out):
+        out.print(f"note: {note}", markup=False)
+    if arguments.plot is not None:
+        out.print(f"drawn: {arguments.plot}", markup=False)
     return 0
+
+
+def _bills(
+    costs: "Costs", network: "Network", policy: "Policy", asked: "Sequence[Metric]"
+) -> "tuple[list[Bill], dict[str, str]]":
+    """Price the metrics that are asked for, or all; also say which have no price, and why."""
+    from costmodels.errors import BackendError, UnsupportedChoiceError
+    from costmodels.units import Metric
+    from quantmeter.itemizing import itemize
+
+    if asked:
+        return [itemize(costs.model(m), network, policy, m) for m in asked], {}
+    priced = [m for m in Metric if m in costs.models]
+    if priced == [Metric.SIZE]:
+        raise BackendError("say what is priced: --cost BACKEND, or --metric size")
+    bills, left_out = [], {}
+    for metric in priced:
+        try:
+            bills.append(itemize(costs.model(metric), network, policy, metric))
+        except UnsupportedChoiceError as error:
+            if metric is not Metric.SIZE:
+                raise
+            left_out["size"] = f"no file of this policy can be exported: {error}"
+    return bills, left_out
+
+
+def _json(
+    bills: "Sequence[Bill]", left_out: dict[str, str], asked: bool, plot: Path | None
+) -> dict[str, Any]:
+    """Return the one bill that was asked for, else each by its metric."""
+    if asked and len(bills) == 1:
+        content = bills[0].to_dict()
+    else:
+        by_metric = {bill.metric.value: bill.to_dict() for bill in bills}
+        content = {"metrics": by_metric, "left_out": left_out}
+    return content | ({} if plot is None else {"plot": str(plot)})
+
+
+def _notes(bills: "Sequence[Bill]", left_out: dict[str, str]) -> list[str]:
+    """Return what is to be known of the costs, each once."""
+    notes = [f"no {metric}: {why}" for metric, why in left_out.items()]
+    for bill in bills:
+        notes += bill.notes
+        no_term = bill.source.get("glue")
+        if isinstance(no_term, str) and not any("glue" in note for note in bill.notes):
+            notes.append(f"{bill.metric.value} of glue and conversions: {no_term}")
+        if any(item.cost < 0 for item in bill.others if item.name != "difference"):
+            notes.append("what is fitted may be negative: a fusion that is gained, an even split")
+        if bill.other("difference"):
+            notes.append(
+                f"{bill.metric.value}: (difference) is what the whole costs beyond its parts"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
+    """Print the dearest layers in execution order, what is beside them, and totals."""
+    from costmodels.units import format_quantity
+    from quantmeter.cost_table import cost_table, dearest
+
+    shown = dearest(bills, top)
+    width = out.width if sys.stdout.isatty() else 100
+    out.print(cost_table(bills, shown, width))
+    left = len(bills[0].layers) - len(shown)
+    if left:
+        out.print(f"{left} layers that cost no more are in one row; --all lists every layer")
+    for bill in bills:
+        name = f"total {bill.metric.value}" if len(bills) > 1 else "total"
+        paid = format_quantity(bill.total, bill.unit)
+        out.print(f"{name}: {paid}, {bill.said}", soft_wrap=True, markup=False)
 
 
 def _stored_tables(arguments: argparse.Namespace) -> "dict[str, CostTable]":
