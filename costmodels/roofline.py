@@ -74,6 +74,7 @@ class Roofline:
     Args:
         computed: the widths that each layer's products have; both those of the activations where
             two activations are multiplied.
+        outermost: name of the outermost memory.
         intensity: (L,) multiply-accumulates per byte that crosses the outermost memory.
         achieved: (L,) multiply-accumulates per second by `price`; idle units do not count.
         peaks: multiply-accumulates per second of each width in `computed`.
@@ -83,6 +84,7 @@ class Roofline:
     """
 
     computed: tuple[BitWidths, ...]
+    outermost: str
     intensity: FloatArray
     achieved: FloatArray
     peaks: Mapping[BitWidths, float]
@@ -197,7 +199,8 @@ def roofline(
         for memory in accelerator.memories
         if memory.bandwidth is not None
     }
-    return Roofline(computed, macs / crossed, macs / seconds[at], peaks, bandwidths)
+    outermost = accelerator.memories[0].name
+    return Roofline(computed, outermost, macs / crossed, macs / seconds[at], peaks, bandwidths)
 
 
 def _seconds(

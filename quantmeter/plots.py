@@ -102,10 +102,11 @@ def _accelerator(costs: Costs, metric: Metric) -> Accelerator | None:
 def _panel(bill: Bill, accelerator: Accelerator | None, network: Network, policy: Policy) -> Panel:
     if accelerator is None:
         return partial(_draw_bars, bill=bill)
+    name = Path(accelerator.name).name
     bits = [policy[layer.name] for layer in network.layers]
     if bill.metric is Metric.LATENCY:
         roofs = roofline(accelerator, network.layers, bits)
-        return partial(_draw_roofline, bill=bill, roofs=roofs, name=accelerator.name)
+        return partial(_draw_roofline, bill=bill, roofs=roofs, name=name)
     choices = tuple(dict.fromkeys(bits))
     at = np.arange(len(bits)), np.array([choices.index(b) for b in bits], np.intp)
     found = energy_breakdown(accelerator, network.layers, choices)
@@ -113,7 +114,7 @@ def _panel(bill: Bill, accelerator: Accelerator | None, network: Network, policy
     for level, moved in found.levels.items():
         for operand in ("weights", "inputs", "outputs"):
             parts[f"{level}: {operand}"] = getattr(moved, operand)[at]
-    return partial(_draw_breakdown, bill=bill, parts=parts, name=accelerator.name)
+    return partial(_draw_breakdown, bill=bill, parts=parts, name=name)
 
 
 def _draw_roofline(place: "SubFigure", bill: Bill, roofs: Roofline, name: str) -> None:
@@ -125,11 +126,12 @@ def _draw_roofline(place: "SubFigure", bill: Bill, roofs: Roofline, name: str) -
     peak, slope = max(roofs.peaks.values()), next(iter(roofs.bandwidths.values()))
     ends = [*roofs.intensity, peak / slope]
     low, high = min(ends) / 2, max(ends) * 2
-    for order, (level, bandwidth) in enumerate(roofs.bandwidths.items()):
+    for level, bandwidth in roofs.bandwidths.items():
         end = peak / bandwidth
         label = f"{level}, {_rate(bandwidth, 'B/s')}"
-        label += " at its own intensity" if order else ""
-        style = "--" if order else "-"
+        outermost = level == roofs.outermost
+        label += "" if outermost else ", at its own intensity"
+        style = "-" if outermost else "--"
         axes.plot(
             [min(low, end), end], [bandwidth * min(low, end), peak], style, c="k", label=label
         )
@@ -150,8 +152,7 @@ def _draw_roofline(place: "SubFigure", bill: Bill, roofs: Roofline, name: str) -
     axes.set_ylim(min(roofs.achieved) / 3, peak * 2)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(EngFormatter("MAC/s"))
-    outermost = next(iter(roofs.bandwidths))
-    axes.set_xlabel(f"arithmetic intensity (MAC per byte to or from {outermost})")
+    axes.set_xlabel(f"arithmetic intensity (MAC per byte to or from {roofs.outermost})")
     axes.set_ylabel("achieved multiply-accumulates per second (modelled)")
     axes.grid(alpha=0.3)
     place.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
@@ -162,7 +163,8 @@ def _rate(value: float, unit: str) -> str:
     """Print three significant digits with a prefix."""
     from matplotlib.ticker import EngFormatter
 
-    return EngFormatter(unit)(float(f"{value:.3g}"))
+    text: str = EngFormatter(unit)(float(f"{value:.3g}"))
+    return text
 
 
 def _colours(peaks: Mapping[BitWidths, float]) -> dict[BitWidths, tuple[float, ...]]:

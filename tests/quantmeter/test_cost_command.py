@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from costmodels.accelerator_files import FOLDER
 from costmodels.model import BackendContext
 from costmodels.registry import backend
 from costmodels.sketch import Sketch
@@ -63,6 +64,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = {"version": 1, "layers": layers, "options": {}}
     (made / "MIXED.json").write_text(json.dumps(policy))
     (made / "folder.png").mkdir()
+    fused = (FOLDER / "bit-fusion.toml").read_text()
+    inner = re.search(r"^bandwidth = .*$", fused, re.MULTILINE)
+    assert inner is not None
+    slow = fused.replace('name = "buffer"\n', f'name = "buffer"\n{inner[0]}\n'.replace("96", "900"))
+    (made / "INNER.toml").write_text(slow)
+    (made / "FREE.toml").write_text(slow.replace(f"{inner[0]}\n", "", 1))
     return made
 
 
@@ -171,6 +178,8 @@ def test_a_metric_may_be_named_more_than_once(call: Call) -> None:
         ("--cost analytical:gpu-t4", 2),
         ("--cost latency=table:TABLE.json --cost energy=analytical:systolic-int8 --policy w8a8", 2),
         ("--cost analytical:haq", 2),
+        ("--cost analytical:INNER.toml --policy w8a8", 2),
+        ("--cost analytical:FREE.toml --policy w8a8", 2),
         ("--metric size --policy w8a8", 1),
     ],
 )
