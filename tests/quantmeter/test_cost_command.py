@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
     def row(self, name: str) -> list[str]:
         """Return the words of the table's row that holds `name`."""
-        table = self.out[: self.out.index("total: ")]
+        table = self.out[: self.out.index("\ntotal")]
         [line] = [line for line in table.splitlines() if name in line.split()]
         return line.split()
 
@@ -123,7 +123,7 @@ def test_the_table_is_no_wider_than_100_columns(call: Call) -> None:
     ):
         answer = call(line)
         assert (answer.status, answer.err) == (0, "")
-        table = answer.out[: answer.out.index("total: ")].splitlines()
+        table = answer.out[: answer.out.index("\ntotal")].splitlines()
         assert max(len(row.rstrip()) for row in table) <= WIDTH, line
 
 
