@@ -225,11 +225,10 @@ def _report(
         found[str(bits)] = {"rank": ranks, "ratio": ratios, "response": responses, "alone": alone}
     for what in both:
         for side, who in enumerate(("ours", "theirs")):
-            counts = [f"{row['alone'][what][side]} at {bits}" for bits, row in found.items()]
-            print(
-                f"    {what}: shapes of {len(layers)} in which {who} alone responds: "
-                f"{', '.join(counts[1:])}"
-            )
+            counts = {bits: row["alone"][what][side] for bits, row in found.items()}
+            if any(counts.values()):
+                said = ", ".join(f"{count} at {bits}" for bits, count in counts.items() if count)
+                print(f"    {what}, of {len(layers)} shapes {who} alone responds in: {said}")
     return {"widths": found}
 
 
