@@ -1,7 +1,7 @@
 """Our analytical prices beside those of other packages, in the same run.
 
     pip install '.[rivals]'                   # optional; what is missing is said and left out
-    python benchmarks/analytical.py           # about ten minutes on two cores
+    python benchmarks/analytical.py           # about six minutes on two cores
     python benchmarks/analytical.py --quick   # a few layers, for the test
 
 *MACs*: ours beside those of `onnx-tool`, on ten published networks; each difference above 1 % is
