@@ -31,7 +31,7 @@ class Moved:
     Args:
         inputs: read.
         weights: read.
-        outputs: written.
+        outputs: written, with what is written and read again of unfinished sums.
     """
 
     inputs: FloatArray
@@ -138,7 +138,8 @@ def moved_bits(
     for inner in accelerator.memories[1:]:
         capacity = 0.0 if inner.capacity is None else inner.capacity.value
         found.append(Moved(*reads_with_buffer(extents, inputs, weights, capacity), outputs))
-    found.append(Moved(*reads_of_array(extents, inputs, weights, array), outputs))
+    *read, sums = reads_of_array(extents, inputs, weights, array)
+    found.append(Moved(*read, outputs + sums))
     return found
 
 

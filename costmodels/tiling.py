@@ -171,17 +171,26 @@ def _tiles(
 
 def reads_of_array(
     extents: Extents, inputs: FloatArray, weights: FloatArray, array: Array | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return how many bits of inputs and of weights the innermost level hands to the units.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return how many bits the innermost level hands to the units and back.
 
-    An input serves all columns of the array, and a weight all rows. Without an array each operand
-    is counted once, the least that is possible.
+    An input serves all columns of the array. Either unfinished sums stay in the units, and a weight
+    serves all rows; or weights stay while all positions pass, each is read once, and sums over
+    depths beyond one dot product are written and read between. What moves the fewest bits is taken.
+    Without an array each operand is counted once, the least that is possible.
 
     Returns:
-        (L, K) bits of inputs, (L, K) bits of weights.
+        (L, K) bits of inputs, (L, K) bits of weights, (L, K) bits of unfinished sums.
     """
     if array is None:
-        return inputs, weights
+        return inputs, weights, np.zeros_like(weights)
     columns = np.ceil(extents.columns / array.columns.value)
     rows = np.ceil(extents.positions / array.rows.value)
-    return inputs * columns, weights * rows
+    dots = np.ceil(extents.padded_depth(array.dot_length.value) / array.dot_length.value)
+    sums = 2 * ACCUMULATOR_BITS * extents.outputs * (dots - 1)
+    weights_stay = weights + sums < weights * rows
+    return (
+        inputs * columns,
+        np.where(weights_stay, weights, weights * rows),
+        np.where(weights_stay, sums, 0.0),
+    )

@@ -124,11 +124,21 @@ def test_twice_the_buffer_never_moves_more(capacity: float, factor: float) -> No
 
 def test_an_input_serves_all_columns_of_the_array_and_a_weight_all_rows() -> None:
     e = matmul(100, 32, 40)
-    inputs, weights = reads_of_array(e, e.inputs * [[8.0]], e.weights * [[4.0]], array(10, 16, 8))
-    assert inputs.item() == 100 * 32 * 8 * 3, "40 columns are 3 times up to 16"
-    assert weights.item() == 32 * 40 * 4 * 10
+    found = reads_of_array(e, e.inputs * [[8.0]], e.weights * [[4.0]], array(10, 16, 8))
+    inputs, weights, sums = (each.item() for each in found)
+    assert inputs == 100 * 32 * 8 * 3, "40 columns are 3 times up to 16"
+    assert (weights, sums) == (32 * 40 * 4 * 10, 0), "sums of 4 dot products would move more"
     plain = reads_of_array(e, e.inputs * [[8.0]], e.weights * [[4.0]], None)
-    assert [each.item() for each in plain] == [100 * 32 * 8, 32 * 40 * 4]
+    assert [each.item() for each in plain] == [100 * 32 * 8, 32 * 40 * 4, 0]
+
+
+def test_weights_stay_in_the_units_where_that_moves_less() -> None:
+    e = matmul(100, 32, 40)
+    one = reads_of_array(e, e.inputs * [[8.0]], e.weights * [[8.0]], array(1, 16, 32))
+    assert [each.item() for each in one] == [100 * 32 * 8 * 3, 32 * 40 * 8, 0]
+    # In two dot products: every sum is written once and read once, of 32 bits.
+    two = reads_of_array(e, e.inputs * [[8.0]], e.weights * [[8.0]], array(1, 16, 16))
+    assert [each.item() for each in two] == [100 * 32 * 8 * 3, 32 * 40 * 8, 2 * 32 * 100 * 40]
 
 
 def test_extents_that_are_no_multiples_leave_units_idle() -> None:
