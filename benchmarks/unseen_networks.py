@@ -41,9 +41,7 @@ from costmodels.spread import INTEGER
 from costmodels.units import Metric, parse_duration
 from hil.calibration import as_policy
 from hil.design import mixture
-from hil.device import detect
-from hil.device_bench import DeviceReadings, measure_device
-from hil.device_calibration import fit_device
+from hil.device_bench import DeviceReadings, fit_readings, measure_device
 from hil.device_readings import read_readings
 from hil.live import OrtLive
 from hil.probe_timer import paid_items
@@ -105,7 +103,7 @@ def main() -> int:
         if arguments.raw is None
         else read_readings(arguments.raw)
     )
-    model = fit_device(readings.measured, detect(), 1, readings.limits, arguments.seed)
+    model = fit_readings(readings)
     print(
         f"calibrated for {readings.measured.seconds:.0f} s: "
         f"{model.source['fitted_networks']} random networks fitted, {model.source['fitted_rows']} "

@@ -1,15 +1,17 @@
 """Measures a device for `hil.device_calibration`: worker, store and the device's own limits."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from costmodels.calibrated.device_model import DeviceModel
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.samples import Sample
 from costmodels.calibrated.transfer import transferred
 from costmodels.errors import BackendError
+from costmodels.measurement import Device
 from costmodels.model import BackendContext
 from hil.bench import Bench, MemoryStore
 from hil.device import detect
@@ -38,10 +40,18 @@ class DeviceReadings:
     Args:
         limits: its roofline.
         measured: its probes.
+        device: who was measured.
+        threads: of the runtime.
+        seed: of the design.
+        runtime: what the sessions were given, see `hil.ort.recorded_options`.
     """
 
     limits: Limits
     measured: Measured
+    device: Device
+    threads: int
+    seed: int
+    runtime: Mapping[str, Any]
 
 
 def measure_device(context: BackendContext) -> DeviceReadings:
@@ -59,17 +69,20 @@ def measure_device(context: BackendContext) -> DeviceReadings:
             seed=context.seed,
             progress=context.progress,
         )
-    return DeviceReadings(limits, measured)
+    threads = context.threads
+    runtime = recorded_options(threads)
+    return DeviceReadings(limits, measured, detect(), threads, context.seed, runtime)
 
 
-def fit_readings(readings: DeviceReadings, context: BackendContext) -> DeviceModel:
-    """Fit a model of any network to what this machine was measured to do.
+def fit_readings(readings: DeviceReadings) -> DeviceModel:
+    """Fit a model of any network to what a device was measured to do.
 
     Raises:
         BackendError: if too little was measured, or scikit-learn is not installed.
     """
-    model = fit_device(readings.measured, detect(), context.threads, readings.limits, context.seed)
-    return _stamped(model, context, readings.measured.oldest_s)
+    measured = readings.measured
+    model = fit_device(measured, readings.device, readings.threads, readings.limits, readings.seed)
+    return _stamped(model, readings.runtime, measured.oldest_s)
 
 
 def transfer_device(model: DeviceModel, probes: int, context: BackendContext) -> DeviceModel:
@@ -95,7 +108,7 @@ def transfer_device(model: DeviceModel, probes: int, context: BackendContext) ->
             if record.failure is None:
                 samples += samples_of(job, record)
     found = transferred(model, samples, detect(), context.threads)
-    return _stamped(found, context, min(times, default=None))
+    return _stamped(found, recorded_options(context.threads), min(times, default=None))
 
 
 @contextmanager
@@ -124,8 +137,8 @@ def _measuring(context: BackendContext) -> Iterator[tuple[Limits, Measure]]:
             kept.close()
 
 
-def _stamped(model: DeviceModel, context: BackendContext, oldest_s: float | None) -> DeviceModel:
+def _stamped(model: DeviceModel, runtime: Mapping[str, Any], oldest_s: float | None) -> DeviceModel:
     """Say when what the model rests on was measured, and by which runtime."""
     created_s = time.time() if oldest_s is None else oldest_s
-    made = {"created_s": created_s, "runtime": recorded_options(context.threads)}
+    made = {"created_s": created_s, "runtime": dict(runtime)}
     return replace(model, source={**model.source, **made})

@@ -1,11 +1,12 @@
 """Raw readings of a device's calibration as one compressed file, and back.
 
-The file holds times only: what was timed is drawn anew from the seeds (`hil.probes`), so that a
-model can be fitted again from what was measured, by this version or a later one.
+The file holds who was measured and times: what was timed is drawn anew from the seeds
+(`hil.probes`), so that a model can be fitted again, by this version or a later one.
 """
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 from costmodels.calibrated.limits import Limits
 from costmodels.calibrated.samples import Sample
 from costmodels.errors import TableError
+from costmodels.measurement import Device
 from hil import attribution, probes
 from hil.device_bench import DeviceReadings
 from hil.device_calibration import Measured
 from hil.probe_timer import ProbeJob, paid_items, policies_of
 from hil.records import Failure
 
-VERSION = 1
+VERSION = 2
 _DIGITS, _SECOND_DIGITS = 4, 10
 """Of microseconds and of seconds, as `hil.probe_timer` keeps them."""
 
@@ -32,6 +34,10 @@ def write_readings(readings: DeviceReadings, path: Path) -> None:
     content = {
         "version": VERSION,
         "revisions": _revisions(),
+        "device": readings.device.to_dict(),
+        "threads": readings.threads,
+        "seed": readings.seed,
+        "runtime": dict(readings.runtime),
         "limits": readings.limits.to_dict(),
         "seconds": measured.seconds,
         "oldest_s": measured.oldest_s,
@@ -64,8 +70,14 @@ def read_readings(path: Path) -> DeviceReadings:
                 float(content["seconds"]),
                 content.get("oldest_s"),
             ),
+            Device.from_dict(content["device"]),
+            int(content["threads"]),
+            int(content["seed"]),
+            dict(content["runtime"]),
         )
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except TableError:
+        raise
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path} holds no readings of a device: {error!r}") from None
 
 
@@ -78,6 +90,7 @@ def _to_json(sample: Sample) -> dict[str, Any]:
         "network": sample.network,
         "policy": sample.policy,
         "total_s": sample.total_s,
+        "integer": int(sample.integer.sum()),
         "profiled_us": [round(float(s) * 1e6, _DIGITS) for s in sample.profiled_s],
         "nodes": sample.nodes.tolist(),
     }
@@ -97,6 +110,8 @@ def _from_json(entries: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:
         nodes = np.array(entry["nodes"], np.int64)
         if not len(items) == len(seconds) == len(nodes):
             raise ValueError(f"{entry['network']} has {len(items)} rows, not {len(seconds)}")
+        if integer.sum() != entry["integer"]:
+            raise ValueError(f"{entry['network']}: other rows of {entry['policy']} are integer")
         found.append(
             Sample(
                 entry["network"],

@@ -47,7 +47,7 @@ def calibrate_device(
     readings = measure_device(context)
     if raw is not None:
         write_readings(readings, raw)
-    return fit_readings(readings, context)
+    return fit_readings(readings)
 
 
 def transfer_device(

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from costmodels.calibrated.interval import NetworkInterval
 from costmodels.model import CostModel
 from costmodels.pricing import total
 from costmodels.provenance import said_of
@@ -52,6 +55,7 @@ class Bill:
         others: ``glue``, ``conversions``, ``constant``, what is paid ``once``, what ``neighbours``
             add, and ``difference``: what the model answers for the whole beyond all these.
         said: how the costs came to be, see `costmodels.provenance`.
+        interval: ends of the 90 % interval of the total; None where the model tells none.
         source: of the table.
     """
 
@@ -63,6 +67,7 @@ class Bill:
     layers: tuple[Item, ...]
     others: tuple[Item, ...]
     said: str
+    interval: tuple[float, float] | None
     source: Mapping[str, Any]
 
     @property
@@ -92,6 +97,7 @@ class Bill:
             "statistic": self.statistic,
             "provenance": self.provenance,
             "costs_from": self.said,
+            "interval": None if self.interval is None else list(self.interval),
             "layers": [
                 {
                     "name": item.name,
@@ -143,8 +149,17 @@ def itemize(model: CostModel, network: Network, policy: Policy, metric: Metric) 
         tuple(layers),
         (*others, Item("difference", beyond)),
         said_of(table),
+        _interval(table, exact),
         table.source,
     )
+
+
+def _interval(table: CostTable, total_cost: float) -> tuple[float, float] | None:
+    """Return the ends of the interval around a total of a table that knows one."""
+    if not (found := table.source.get("interval")):
+        return None
+    width = 1 + float(NetworkInterval.from_dict(found).half_width(np.array(total_cost)))
+    return total_cost / width, total_cost * width
 
 
 def _others(table: CostTable, network: Network, policy: Policy, batch: PolicyBatch) -> list[Item]:

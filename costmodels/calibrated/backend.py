@@ -6,12 +6,12 @@ from functools import lru_cache
 import numpy as np
 
 from costmodels.calibrated.device_model import LEVEL_SIGMAS, DeviceModel
-from costmodels.calibrated.items import Items, items_of
+from costmodels.calibrated.items import Items, NetworkItems, items_of
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext, TableBackend
 from costmodels.spread import INTEGER, spread_table
 from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Provenance, TextArray
-from costmodels.units import Metric, Unit, format_quantity
+from costmodels.units import Metric, Unit
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import not_deployable
 from quantization.network import Network
@@ -75,7 +75,6 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
         what: np.where(beyond, Provenance.ASSUMED.value, Provenance.CALIBRATED.value)
         for what, beyond in outside.items()
     }
-    floats_s = model.constant_s + float(layers[:, 1].sum() + glue[:, 1].sum())
     return CostTable(
         Metric.LATENCY,
         Unit.SECONDS,
@@ -95,8 +94,9 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
             "device": model.device.to_dict(),
             "threads": model.threads,
             "validation": dict(model.validation),
-            **{key: model.source[key] for key in ("created_s",) if key in model.source},
-            "notes": _notes(model, floats_s, outside, listed),
+            **{k: model.source[k] for k in ("created_s", "runtime") if k in model.source},
+            "interval": None if model.interval is None else model.interval.to_dict(),
+            "notes": _notes(model, items, outside, listed),
         },
     )
 
@@ -131,18 +131,18 @@ def _require_known(backend: Calibrated, network: Network) -> None:
 
 def _notes(
     model: DeviceModel,
-    floats_s: float,
+    items: NetworkItems,
     outside: Mapping[str, BoolArray],
     listed: Mapping[str, Sequence[str]],
 ) -> list[str]:
     notes = []
-    if interval := model.interval:
-        width = float(interval.half_width(np.array(floats_s)))
+    if model.interval:
+        how = "each left out once" if "transferred_from" in model.source else "never fitted"
         notes.append(
-            f"latency of a whole run, {format_quantity(floats_s, Unit.SECONDS)} as floats: 90 % "
-            f"interval from prediction / {1 + width:.2f} to prediction x {1 + width:.2f}, of "
-            f"{model.validation['networks']} random networks that were never fitted"
+            f"90 % interval of a whole run: by {model.validation['networks']} random networks, {how}"
         )
+    if model.domain.larger(items.layers):
+        notes.append("the network as a whole is far larger than any that was measured")
     for what, beyond in outside.items():
         if count := int(beyond.sum()):
             names = [listed[what][i] for i in np.flatnonzero(beyond)[:_NAMED]]

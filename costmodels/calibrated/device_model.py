@@ -60,10 +60,14 @@ class Part:
     def seconds(
         self, columns: FloatArray, items: Items, integer: BoolArray, limits: Limits
     ) -> FloatArray:
-        """Return the seconds of rows that are executed, (N,); never below the compute bound."""
+        """Return the seconds of rows that are executed, (N,).
+
+        Never below the compute bound of the device that was measured, times `scale`.
+        """
         start = limits.bound_s(items, integer) + START_S
-        found = self.scale * np.exp(self.forest.predict(columns)) * start
-        return np.asarray(np.maximum(found, limits.compute_s(items, integer)), np.float64)
+        found = np.exp(self.forest.predict(columns)) * start
+        bound = limits.compute_s(items, integer)
+        return np.asarray(self.scale * np.maximum(found, bound), np.float64)
 
 
 @dataclass(frozen=True, eq=False)

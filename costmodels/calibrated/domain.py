@@ -19,6 +19,8 @@ _CHECKED = (
     "out_channels",
     "window",
 )
+_WHOLE, _WHOLE_CHECKED = "(network)", ("network", "passed", "work")
+"""What all rows of a network have in common: see `costmodels.calibrated.items`."""
 _SLACK = 1.5
 """Trees stay constant beyond what they saw, the roofline does not: a half beyond is harmless."""
 
@@ -28,7 +30,7 @@ class Domain:
     """Smallest and largest extents that were measured, by kind.
 
     Args:
-        extents: kind to feature to (smallest, largest).
+        extents: kind to feature to (smallest, largest); under ``(network)`` that of whole networks.
     """
 
     extents: Mapping[str, Mapping[str, tuple[float, float]]]
@@ -44,7 +46,16 @@ class Domain:
                 for name in _CHECKED
                 for column in [rows[:, FEATURES.index(name)]]
             }
+        columns = {name: items.column(name) for name in _WHOLE_CHECKED if len(items)}
+        found[_WHOLE] = {n: (float(c.min()), float(c.max())) for n, c in columns.items()}
         return cls(found)
+
+    def larger(self, items: Items) -> bool:
+        """Return whether the rows' network is far larger than any that was measured."""
+        return any(
+            bool((items.column(name) > high * _SLACK).any())
+            for name, (_, high) in self.extents.get(_WHOLE, {}).items()
+        )
 
     def knows(self, items: Items) -> BoolArray:
         """Return which rows are of a kind that was measured, (N,)."""
@@ -59,7 +70,7 @@ class Domain:
             low, high = np.array([self.extents[kind][name] for name in _CHECKED]).T
             far = (values[here] * _SLACK < low) | (values[here] > high * _SLACK)
             beyond[here] = far.any(axis=1)
-        return beyond
+        return beyond | self.larger(items)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the extents as JSON values."""

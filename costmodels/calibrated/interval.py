@@ -36,14 +36,18 @@ class NetworkInterval:
     Args:
         at_1ms: h of a network that is predicted to take one millisecond.
         narrowing: from 0, the same for all, to 0.5.
+        judged_s: shortest and longest prediction that judged; beyond them h stays what it is there.
     """
 
     at_1ms: float
     narrowing: float
+    judged_s: tuple[float, float]
 
     def half_width(self, seconds: FloatArray) -> FloatArray:
         """Return h of predictions in seconds, of their shape."""
-        shrunk = np.log1p(self.at_1ms) * (seconds / _UNIT_S) ** -self.narrowing
+        shrunk = np.log1p(self.at_1ms) * (np.clip(seconds, *self.judged_s) / _UNIT_S) ** (
+            -self.narrowing
+        )
         return np.asarray(np.expm1(shrunk), np.float64)
 
     def covers(self, predicted: FloatArray, measured: FloatArray) -> BoolArray:
@@ -51,14 +55,15 @@ class NetworkInterval:
         distance = np.abs(np.log(measured / predicted))
         return np.asarray(distance <= np.log1p(self.half_width(predicted)), np.bool_)
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "judged_s": list(self.judged_s)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkInterval":
         """Read what `to_dict` wrote."""
-        return cls(float(values["at_1ms"]), float(values["narrowing"]))
+        shortest, longest = map(float, values["judged_s"])
+        return cls(float(values["at_1ms"]), float(values["narrowing"]), (shortest, longest))
 
     @classmethod
     def of(
@@ -90,7 +95,8 @@ class NetworkInterval:
         scaled = distance * (predicted / _UNIT_S) ** narrowing
         order = np.argsort(scaled)
         first = int(np.searchsorted(np.cumsum(weight[order]), share - 1e-12))
-        return cls(float(np.expm1(scaled[order[min(first, len(order) - 1)]])), narrowing)
+        at_1ms = float(np.expm1(scaled[order[min(first, len(order) - 1)]]))
+        return cls(at_1ms, narrowing, (float(predicted.min()), float(predicted.max())))
 
 
 def _narrowing(predicted: FloatArray, distance: FloatArray, weight: FloatArray) -> float:

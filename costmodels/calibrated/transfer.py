@@ -16,6 +16,7 @@ from scipy.optimize import least_squares
 from costmodels.calibrated.device_model import DeviceModel, groups_of
 from costmodels.calibrated.interval import LEVEL, NetworkInterval
 from costmodels.calibrated.samples import Sample
+from costmodels.calibrated.textbook import Textbook
 from costmodels.cells import FloatArray, TextArray
 from costmodels.errors import BackendError
 from costmodels.measurement import Device
@@ -85,6 +86,7 @@ def transferred(
         constant_s=constant,
         device=device,
         threads=threads,
+        textbook=Textbook.of(samples),
         validation=validation,
         half_widths={},
         source={

@@ -180,6 +180,9 @@ def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
     for bill in bills:
         name = f"total {bill.metric.value}" if len(bills) > 1 else "total"
         paid = format_quantity(bill.total, bill.unit)
+        if bill.interval is not None:
+            low, high = (format_quantity(end, bill.unit) for end in bill.interval)
+            paid += f" (90 % interval {low} to {high})"
         out.print(f"{name}: {paid}, {bill.said}", soft_wrap=True, markup=False)
 
 

@@ -1,7 +1,11 @@
 """A device is calibrated by random networks; those that judge are set apart before."""
 
+import gzip
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,9 +121,11 @@ def test_readings_are_written_and_read_back_and_fit_the_same_model(
     measured: Measured, model: DeviceModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "raw.json.gz"
-    write_readings(DeviceReadings(LIMITS, measured), path)
+    write_readings(DeviceReadings(LIMITS, measured, DEVICE, 3, 7, {"threads": 3}), path)
     again = read_readings(path)
     assert again.limits == LIMITS
+    assert (again.device, again.threads, again.seed) == (DEVICE, 3, 7)
+    assert again.runtime == {"threads": 3}
     sample, same = measured.fitted[7], again.measured.fitted[7]
     assert (sample.network, sample.policy, sample.total_s) == (
         same.network,
@@ -140,6 +146,41 @@ def test_a_file_that_holds_no_readings_is_one_clear_error(tmp_path: Path, conten
     path = tmp_path / "raw.json.gz"
     path.write_bytes(content)
     with pytest.raises(TableError, match="holds no readings of a device"):
+        read_readings(path)
+
+
+def _damaged(content: bytes) -> bytes:
+    return content[: len(content) // 2] + b"damaged" + content[len(content) // 2 :]
+
+
+def _with(content: bytes, **changed: Any) -> bytes:
+    return gzip.compress(json.dumps({**json.loads(gzip.decompress(content)), **changed}).encode())
+
+
+def test_readings_that_are_damaged_or_of_other_probes_say_so(
+    measured: Measured, tmp_path: Path
+) -> None:
+    path = tmp_path / "raw.json.gz"
+    write_readings(DeviceReadings(LIMITS, measured, DEVICE, 1, 0, {}), path)
+    written = path.read_bytes()
+    for content, says in (
+        (_damaged(written), "holds no readings of a device"),
+        (_with(written, revisions=[0, 0]), "gz: the probes are drawn otherwise by now"),
+        (_with(written, version=1), "measure anew"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(TableError, match=says):
+            read_readings(path)
+
+
+def test_rows_that_became_integers_since_are_noticed(measured: Measured, tmp_path: Path) -> None:
+    path = tmp_path / "raw.json.gz"
+    few = replace(measured, apart=measured.apart[:1], fitted=measured.fitted[:1])
+    write_readings(DeviceReadings(LIMITS, few, DEVICE, 1, 0, {}), path)
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    content["apart"][0]["integer"] += 1
+    path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    with pytest.raises(TableError, match="other rows of float are integer"):
         read_readings(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 from costmodels.calibrated.backend import Calibrated, create
 from costmodels.calibrated.device_model import LEVEL_SIGMAS
 from costmodels.calibrated.domain import Domain
-from costmodels.calibrated.items import layer_kind
+from costmodels.calibrated.items import items_of, layer_kind
 from costmodels.errors import BackendError, TableError
 from costmodels.model import BackendContext, CostModel
 from costmodels.pricing import total
@@ -140,9 +140,21 @@ def test_the_source_says_who_was_measured_and_how_well(world: World) -> None:
     assert table.source["validation"] == world.model.validation
     assert table.constant == world.model.constant_s
     assert world.model.interval is not None
-    floats_s = table.constant + table.unary.value[:, 1].sum() + table.glue.value[:, 1].sum()
-    width = 1 + world.model.interval.half_width(floats_s)
-    assert f"prediction x {width:.2f}" in table.source["notes"][0]
+    assert table.source["interval"] == world.model.interval.to_dict()
+    assert "12 random networks, never fitted" in table.source["notes"][0]
+
+
+def test_a_network_far_larger_than_any_is_assumed_as_a_whole(world: World) -> None:
+    """Each of its layers was measured; so many of them in one network were not."""
+    network = _inverted_bottlenecks(52)
+    assert not world.model.domain.larger(items_of(network).layers)
+    sketch = Sketch()
+    x = sketch.input((1, 64, 28, 28))
+    for _ in range(900):
+        x = sketch.conv(x, 64, kernel=3)
+    table = Calibrated(world.model).table(sketch.network(x), CHOICES, Metric.LATENCY)
+    assert set(table.unary.provenance.ravel()) == {Provenance.ASSUMED.value}
+    assert any("as a whole is far larger" in note for note in table.source["notes"])
 
 
 def test_a_cell_has_the_standard_deviation_of_its_interval(world: World) -> None:

@@ -101,6 +101,13 @@ def test_about_its_level_of_new_networks_is_covered() -> None:
     np.testing.assert_array_equal(found.covers(predicted, measured), inside)
 
 
+def test_runs_beyond_those_that_judged_have_the_width_of_the_nearest() -> None:
+    found = _noisy(400, 0.3)
+    shortest, longest = found.judged_s
+    inside = found.half_width(np.array([shortest, longest]))
+    np.testing.assert_array_equal(found.half_width(np.array([shortest / 9, 9 * longest])), inside)
+
+
 def test_an_interval_is_read_back_as_written() -> None:
     found = _noisy(60, 0.3)
     assert NetworkInterval.from_dict(found.to_dict()) == found

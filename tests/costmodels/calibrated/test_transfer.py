@@ -76,6 +76,24 @@ def test_who_was_measured_and_from_whom_it_was_rescaled_is_kept(slow_conv: Devic
     assert slow_conv.source["scales"] == _scales(slow_conv)
 
 
+@pytest.mark.parametrize("factor", [0.25, 0.5])
+def test_a_faster_device_is_predicted_as_well_as_its_validation_says(
+    world: World, probes: tuple[Sample, ...], factor: float
+) -> None:
+    """A bound of the old device once kept its predictions up, and the validation did not see it."""
+    found = transferred(world.model, slower(probes, "all", factor), OTHER, 1)
+    changed = slower(world.unseen, "all", factor)
+    measured = np.array([sample.total_s for sample in changed])
+    error = PredictionError.of(totals(found, changed), measured).mean_absolute
+    assert error < found.validation["total"]["mean_absolute"] + 0.02 < 0.1
+
+
+def test_the_closed_formula_is_fitted_to_the_other_device(
+    world: World, slow_conv: DeviceModel
+) -> None:
+    assert slow_conv.textbook.f_float > 1.4 * world.model.textbook.f_float
+
+
 def test_a_device_that_did_not_change_is_left_as_it_was(
     world: World, probes: tuple[Sample, ...]
 ) -> None:
