@@ -1,7 +1,9 @@
 """Accelerators as data: what one does a second, what a bit moved costs, which widths it has."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from costmodels.errors import CostError
 from costmodels.quantity import (
@@ -94,6 +96,11 @@ class Widths:
         listed = bits.weights in self.weights and bits.activations in self.activations
         return listed and (not self.equal or bits.weights == bits.activations)
 
+    def each(self) -> Iterator[BitWidths]:
+        """Yield every width that runs."""
+        pairs = (BitWidths(w, a) for w in self.weights for a in self.activations)
+        yield from (bits for bits in (*pairs, *self.floats) if self.supports(bits))
+
     def __str__(self) -> str:
         pairs = "equal, " if self.equal else ""
         weights, activations = (ranges(each) for each in (self.weights, self.activations))
@@ -119,7 +126,8 @@ class Accelerator:
 
     Raises:
         CostError: if a number is in another unit, the levels of memory are not in order, a level
-            needs more energy than such a memory can, or nothing can be priced.
+            needs more energy than such a memory can, a width that runs has no price, or nothing
+            can be priced.
     """
 
     name: str
@@ -133,24 +141,45 @@ class Accelerator:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _expect_rule("throughput", self.throughput, CoefficientUnit.MACS_PER_SECOND)
-        _expect_rule("mac_energy", self.mac_energy, CoefficientUnit.JOULES_PER_MAC)
+        _expect("throughput", self.throughput, CoefficientUnit.MACS_PER_SECOND)
+        _expect("mac_energy", self.mac_energy, CoefficientUnit.JOULES_PER_MAC)
         if not self.memories or self.memories[0].capacity is not None:
             raise CostError("memory: the first level is the outermost and has no capacity")
         if len({memory.name for memory in self.memories}) != len(self.memories):
             raise CostError("memory: two levels have one name")
         if any(memory.capacity is None for memory in self.memories[1:]):
             raise CostError("memory: every level but the first needs a capacity")
+        for outer, inner in pairwise(self.memories):
+            if _capacity(inner) >= _capacity(outer):
+                raise CostError(
+                    f"memory: {inner.name} holds no less than {outer.name}; "
+                    "list the outermost level first, each larger than the next"
+                )
         for memory in self.memories:
             outside = memory is self.memories[0]
             if memory.energy is not None:
                 bounds = OFF_CHIP_JOULES_PER_BIT if outside else ON_CHIP_JOULES_PER_BIT
                 memory.energy.within(f"{memory.name}.energy", *bounds)
+        for name, rule in (("throughput", self.throughput), ("mac_energy", self.mac_energy)):
+            if rule is not None:
+                self._expect_every_width(name, rule)
         if self.metrics == {Metric.SIZE}:
             raise CostError(
                 "nothing is priced: latency needs throughput and a bandwidth, energy needs "
                 "mac_energy and an energy of every memory"
             )
+
+    def _expect_every_width(self, name: str, rule: WidthRule) -> None:
+        """Raise unless each width that runs has a price, also of a product of two activations."""
+        for bits in self.widths.each():
+            of_two = BitWidths(bits.activations, bits.activations, bits.half)
+            if missing := next((b for b in (bits, of_two) if rule.at(b) is None), None):
+                why = (
+                    "" if missing == bits else f", which products of two activations need at {bits}"
+                )
+                raise CostError(
+                    f"{name}: no price at {missing}{why}; add its entry, or leave it out of widths"
+                )
 
     @property
     def metrics(self) -> frozenset[Metric]:
@@ -193,12 +222,11 @@ class Accelerator:
         return () if metric is Metric.SIZE else self.remarks
 
 
-def _expect(name: str, given: Quantity | None, unit: CoefficientUnit) -> None:
-    if given is not None and given.unit is not unit:
-        raise CostError(f"{name} is given in {given.unit.value}, expected {unit.value}")
+def _capacity(memory: Memory) -> float:
+    return math.inf if memory.capacity is None else memory.capacity.value
 
 
-def _expect_rule(name: str, given: WidthRule | None, unit: CoefficientUnit) -> None:
+def _expect(name: str, given: Quantity | WidthRule | None, unit: CoefficientUnit) -> None:
     if given is not None and given.unit is not unit:
         raise CostError(f"{name} is given in {given.unit.value}, expected {unit.value}")
 

@@ -224,6 +224,28 @@ BAD = {
     "half a row": ("rows = {value = 1,", "rows = {value = 1.5,", "array: rows: 1.5 is no whole"),
     "array without columns": ("columns =", "column =", "array.columns: missing"),
     "two of one name": ('name = "buffer"', 'name = "DRAM"', "memory: two levels have one name"),
+    "inner level larger than the outer": (
+        "[array]",
+        f'[[memory]]\nname = "L1"\ncapacity = {{value = 10, unit = "GB", {SAID}}}\n[array]',
+        "memory: L1 holds no less than buffer",
+    ),
+    "inner level as large as the outer": (
+        "[array]",
+        f'[[memory]]\nname = "L1"\ncapacity = {{value = 1, unit = "MiB", {SAID}}}\n[array]',
+        "memory: L1 holds no less than buffer",
+    ),
+    "float without a price": ('["w32a32"]', '["w32a32", "fp16"]', "throughput: no price at fp16"),
+    "integer without a price": ("weights = [4, 8]", "weights = [8, 16]", "no price at w16a8"),
+    "product of activations without a price": (
+        "activations = [8]",
+        "activations = [4, 8]",
+        "throughput: no price at w4a4",
+    ),
+    "width without an energy": (
+        "float32 = {value = 2,",
+        "float16 = {value = 2,",
+        "mac_energy: no price at w32a32",
+    ),
     "huge value": ("value = 4,", f"value = 1{'0' * 400},", "throughput.8: int too large"),
     "value that is nan": ("value = 4,", "value = nan,", "throughput.8: nan MAC/s is no plausible"),
     "number without unit": ("8 = {", "8 = 4\nx = {", "throughput.8: 4 is no section"),
