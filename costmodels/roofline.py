@@ -124,7 +124,11 @@ def price(
 def moved_bits(
     accelerator: Accelerator, extents: Extents, choices: Sequence[BitWidths]
 ) -> list[Moved]:
-    """Return what crosses each level of memory, the outermost first."""
+    """Return what crosses each level of memory, the outermost first.
+
+    What an outer level hands inward passes every level on its way to the units, so no level moves
+    fewer bits of inputs or of weights than the one outside it.
+    """
     array = accelerator.array
     weight_bits = np.array([bits.weights for bits in choices], np.float64)
     input_bits = np.array([bits.reads.bits for bits in choices], np.float64)
@@ -134,12 +138,18 @@ def moved_bits(
         extents = extents.lowered(1.0 if array is None else array.dot_length.value)
     weights = extents.weights * np.where(of_two, input_bits, weight_bits)
     inputs, outputs = extents.inputs * input_bits, extents.outputs * output_bits
-    found = []
+    found: list[Moved] = []
+    passed_inputs, passed_weights = inputs, weights
     for inner in accelerator.memories[1:]:
         capacity = 0.0 if inner.capacity is None else inner.capacity.value
-        found.append(Moved(*reads_with_buffer(extents, inputs, weights, capacity), outputs))
-    *read, sums = reads_of_array(extents, inputs, weights, array)
-    found.append(Moved(*read, outputs + sums))
+        of_inputs, of_weights = reads_with_buffer(extents, inputs, weights, capacity)
+        passed_inputs = np.maximum(passed_inputs, of_inputs)
+        passed_weights = np.maximum(passed_weights, of_weights)
+        found.append(Moved(passed_inputs, passed_weights, outputs))
+    of_inputs, of_weights, sums = reads_of_array(extents, inputs, weights, array)
+    passed_inputs = np.maximum(passed_inputs, of_inputs)
+    passed_weights = np.maximum(passed_weights, of_weights)
+    found.append(Moved(passed_inputs, passed_weights, outputs + sums))
     return found
 
 

@@ -177,7 +177,8 @@ def reads_of_array(
     An input serves all columns of the array. Either unfinished sums stay in the units, and a weight
     serves all rows; or weights stay while all positions pass, each is read once, and sums over
     depths beyond one dot product are written and read between. What moves the fewest bits is taken.
-    Without an array each operand is counted once, the least that is possible.
+    Without an array each operand is counted once, the least that is possible; what an outer level
+    reads again passes here too, which `costmodels.roofline.moved_bits` sees to.
 
     Returns:
         (L, K) bits of inputs, (L, K) bits of weights, (L, K) bits of unfinished sums.

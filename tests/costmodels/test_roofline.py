@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,13 +94,37 @@ def test_the_size_is_that_of_the_weights_in_bytes() -> None:
     assert cost(machine(), "w2a8", Metric.SIZE) == 1000 * 2 / 8
 
 
-def test_a_smaller_buffer_moves_more_of_dram_and_nothing_else() -> None:
+def test_a_smaller_buffer_moves_more_of_dram_and_what_is_read_again_passes_the_buffer() -> None:
     large = Layer("g", "Gemm", 1000, 1000, (), (), 1, (1000,), (1000,), 1, ("x",), "y")
     e, choices = Extents.of([large]), parse_choices("w8a8")
     plenty, little = (moved_bits(machine(capacity=c), e, choices) for c in (1e9, 1e5))
     assert plenty[0].total.item() == 3 * 8e6, "reuse is counted once"
     assert little[0].total.item() > 3 * plenty[0].total.item()
-    assert little[1].total.item() == plenty[1].total.item()
+    assert little[1] == little[0], "without an array the units take what the buffer got"
+    assert plenty[1] == plenty[0]
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_no_level_moves_less_than_the_one_outside_it(name: str) -> None:
+    accelerator = find(name)
+    assert isinstance(accelerator, Accelerator)
+    n = 4096
+    large = Layer("m", "MatMul", n, n, (), (), 1, (n,), (n,), 1, ("x",), "y")
+    levels = moved_bits(accelerator, Extents.of([*example_network().layers, large]), EVERY)
+    for outer, inner in pairwise(levels):
+        assert (inner.inputs >= outer.inputs).all()
+        assert (inner.weights >= outer.weights).all()
+        assert (inner.outputs >= outer.outputs).all()
+
+
+def test_what_the_cache_of_the_t4_reads_again_reaches_its_units() -> None:
+    n = 4096
+    layer = Layer("m", "MatMul", n, n, (), (), 1, (n,), (n,), 1, ("x",), "y")
+    accelerator = find("gpu-t4")
+    assert isinstance(accelerator, Accelerator)
+    gddr, cache = moved_bits(accelerator, Extents.of([layer]), parse_choices("w8a8"))
+    assert gddr.inputs.item() == 8 * n * n * 8, "eight tiles of columns"
+    assert cache.inputs.item() == gddr.inputs.item()
 
 
 def test_a_product_of_two_activations_moves_both_at_the_width_of_activations() -> None:
