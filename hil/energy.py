@@ -89,7 +89,7 @@ class Repeat:
         """Subtract the mean of both idle powers.
 
         Raises:
-            EnergyError: if the idle power drifted by as much as the net power, or more.
+            EnergyError: if the net power is not positive, or the idle power drifted by as much.
         """
         energy, resolution = [], 0.0
         for on, first, last in zip(load, before, after, strict=True):
@@ -109,6 +109,13 @@ class Repeat:
             min(span.updates for span in (*load, *before, *after)),
             resolution,
         )
+        if found.net_w <= 0:
+            load_w = sum(found.load_w)
+            says = f"it draws no more than the idle machine: {load_w:.3g} W, and idle "
+            says += f"{load_w - found.net_w:.3g} W"
+            if found.drift_w >= -found.net_w:
+                says += f"; idle power drifted by {found.drift_w:.3g} W: keep the machine idle"
+            raise EnergyError(says)
         if found.drift_w >= found.net_w:
             raise EnergyError(
                 f"idle power drifted by {found.drift_w:.3g} W around a window, the net signal is "
@@ -227,7 +234,8 @@ def measure_energy(
         options: see `EnergyOptions`.
 
     Returns:
-        For each subject what was measured, or why one of its windows tells nothing.
+        For each subject what was measured, or why one of its windows tells nothing. A counter that
+        slows down, stands still or cannot be read after the last window leaves none measured.
 
     Raises:
         EnergyError: if a counter stands still or cannot be read, before any subject ran.
@@ -247,7 +255,7 @@ def measure_energy(
                 refused[name] = NotMeasured(str(error))
     counters = tuple(counter.name for counter in meter.counters)
     if len(refused) < len(subjects) and (changed := _changed(meter, pace)):
-        return dict.fromkeys(subjects, NotMeasured(changed))
+        return {name: refused.get(name) or NotMeasured(changed) for name in subjects}
     return {
         name: refused.get(name)
         or MeasuredEnergy(counters, tuple(repeats), pace.intervals_s, meter.described)
@@ -256,8 +264,14 @@ def measure_energy(
 
 
 def _changed(meter: Meter, before: Pace) -> str:
-    """Return which counter moves much more slowly than before the windows; empty if none does."""
-    after = find_pace(meter).intervals_s
+    """Return which counter moves much more slowly than before the windows, or not at all.
+
+    Empty if none does.
+    """
+    try:
+        after = find_pace(meter).intervals_s
+    except EnergyError as error:
+        return f"after the last window, {error}"
     for counter, was, now in zip(meter.counters, before.intervals_s, after, strict=True):
         if now > _SLOWER * was:
             return f"{counter.name} was updated each {was:.3g} s before, and each {now:.3g} s after"

@@ -175,6 +175,32 @@ def test_idle_power_that_drifts_by_more_than_the_signal_is_refused() -> None:
     assert "keep the machine idle" in found.reason
 
 
+def test_a_subject_that_draws_less_than_the_idle_machine_is_told_so() -> None:
+    found = _measure(SyntheticMeter(load_w=5.0))
+    assert isinstance(found, NotMeasured)
+    assert found.reason.startswith("it draws no more than the idle machine: 5 W, and idle 9.99 W")
+    assert "drifted" not in found.reason
+
+
+def test_a_counter_that_freezes_after_the_last_window_leaves_a_reason_for_each_subject() -> None:
+    def measured(froze_s: float) -> tuple[SyntheticMeter, dict[str, MeasuredEnergy | NotMeasured]]:
+        meter = SyntheticMeter(range_j=None, frozen=lambda now: now > froze_s, read_s=1e-4)
+        watts = {"light": 20.0, "less": 5.0, "heavy": 40.0}
+        subjects = {name: meter.running(RUN_S, drawn) for name, drawn in watts.items()}
+        return meter, measure_energy(meter, subjects, BRIEF)
+
+    meter, whole = measured(math.inf)
+    assert isinstance(whole["light"], MeasuredEnergy)
+    _, found = measured(meter.now - 0.02)  # the last look at its pace takes 21 updates
+    assert list(found) == ["light", "less", "heavy"]
+    assert found["less"] == whole["less"], "it keeps its own reason"
+    for name in ("light", "heavy"):
+        one = found[name]
+        assert isinstance(one, NotMeasured)
+        assert one.reason.startswith("after the last window, package-0 moved ")
+        assert one.reason.endswith("the counter stands still")
+
+
 def test_idle_power_that_drifts_a_little_is_told_and_its_mean_subtracted() -> None:
     found = _measured(SyntheticMeter(lambda now: 10.0 + 20.0 * now, load_w=40.0))
     assert any("idle power drifted by up to" in note for note in found.notes)
