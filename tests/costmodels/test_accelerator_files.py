@@ -195,6 +195,20 @@ def test_numbers_are_read_in_si_units(tmp_path: Path) -> None:
     assert numbers["buffer.capacity"] == 8 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "bits"),
+    [
+        ("bit-serial-cloud", "buffer.capacity", 2160 * 36 * 2**10),
+        ("fpga", "buffer.capacity", (2160 * 36 + 960 * 288) * 2**10),
+        ("server-cpu", "L3.capacity", 28 * 1.375 * 2**20 * 8),
+    ],
+)
+def test_memories_that_sources_give_in_binary_units_hold_those_bits(
+    name: str, field: str, bits: float
+) -> None:
+    assert dict(find(name).numbers(Metric.ENERGY))[field].value == bits
+
+
 BAD = {
     "no title": ('title = "mine"', "", "title: missing"),
     "unknown model": ('"roofline"', '"rooflin"', r"model: 'rooflin' \(did you mean 'roofline'\?\)"),
