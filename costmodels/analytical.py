@@ -54,6 +54,7 @@ class Analytical(TableBackend):
         self.preset = preset
         self.name = f"analytical:{preset.name}"
         self.metrics = preset.metrics
+        self.widths_text = preset.widths_text
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Return the table of `network`; a width that the preset does not have is not supported.

@@ -45,7 +45,8 @@ def total(table: CostTable, network: Network, policies: PolicyBatch) -> FloatArr
     costs = priced.price(index)
     if not np.isfinite(costs).all():
         first = int(np.flatnonzero(~np.isfinite(costs))[0])
-        raise UnsupportedChoiceError(f"policy {first} is not supported: {priced.why(index[first])}")
+        which = "the policy" if len(costs) == 1 else f"policy {first}"
+        raise UnsupportedChoiceError(f"{which} is not supported: {priced.why(index[first])}")
     return costs
 
 

@@ -25,6 +25,7 @@ from quantmeter.commands.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from costmodels.model import CostModel
     from costmodels.table import CostTable
     from costmodels.units import Metric
     from quantization.network import Network
@@ -119,22 +120,39 @@ def _bills(
     """Price the metrics that are asked for, or all; also say which have no price, and why."""
     from costmodels.errors import BackendError, UnsupportedChoiceError
     from costmodels.units import Metric
-    from quantmeter.itemizing import itemize
 
     if asked:
-        return [itemize(costs.model(m), network, policy, m) for m in asked], {}
+        return [_itemize(costs.model(m), network, policy, m) for m in asked], {}
     priced = [m for m in Metric if m in costs.models]
     if priced == [Metric.SIZE]:
         raise BackendError("say what is priced: --cost BACKEND, or --metric size")
     bills, left_out = [], {}
     for metric in priced:
         try:
-            bills.append(itemize(costs.model(metric), network, policy, metric))
+            bills.append(_itemize(costs.model(metric), network, policy, metric))
         except UnsupportedChoiceError as error:
             if metric is not Metric.SIZE:
                 raise
             left_out["size"] = f"no file of this policy can be exported: {error}"
     return bills, left_out
+
+
+def _itemize(model: "CostModel", network: "Network", policy: "Policy", metric: "Metric") -> "Bill":
+    """Price one metric; where a backend lacks the widths, say which it has and how to choose."""
+    from costmodels.errors import UnsupportedChoiceError
+    from costmodels.units import Metric
+    from quantmeter.itemizing import itemize
+
+    try:
+        return itemize(model, network, policy, metric)
+    except UnsupportedChoiceError as error:
+        if metric is Metric.SIZE:
+            raise
+        widths = getattr(model, "widths_text", "")
+        has = f"; it has {widths}" if widths else ""
+        raise UnsupportedChoiceError(
+            f"{model.name}: {error}{has}; choose with --policy POLICY.json or bits such as w8a8"
+        ) from None
 
 
 def _json(

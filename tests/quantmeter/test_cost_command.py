@@ -228,7 +228,16 @@ BAD = {
     ),
     "widths that an accelerator lacks": (
         "cost DEMO.onnx --cost analytical:bit-fusion",
-        "not supported: layer 'stem' at w32a32",
+        "analytical:bit-fusion: the policy is not supported: layer 'stem' at w32a32; "
+        "it has w 2-8,16 x a 2-8,16; choose with --policy POLICY.json or bits such as w8a8",
+    ),
+    "widths that a table lacks": (
+        "cost DEMO.onnx --cost table:TABLE.json --metric latency --policy w4a8",
+        "table:TABLE.json: ",
+    ),
+    "widths that a table lacks, the way out": (
+        "cost DEMO.onnx --cost table:TABLE.json --metric latency --policy w4a8",
+        "choose with --policy",
     ),
     "no rows": ("cost DEMO.onnx --cost analytical:haq --top 0", "'0' is no positive number"),
     "all and some": ("cost DEMO.onnx --cost analytical:haq --top 2 --all", "not allowed with"),
