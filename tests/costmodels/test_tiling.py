@@ -111,7 +111,9 @@ def test_no_tiling_moves_much_less_than_the_closed_form(
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1e3, 1e7), st.floats(1.0, 50.0))
-def test_twice_the_buffer_never_moves_more(capacity: float, factor: float) -> None:
+def test_twice_the_buffer_or_more_moves_at_most_a_tenth_more(
+    capacity: float, factor: float
+) -> None:
     layers = example_network().layers
     e = Extents.of(layers)
     bits = np.array([2.0, 8.0, 32.0])
