@@ -1,7 +1,8 @@
 """The table that ``quantmeter cost`` prints: a row a layer, a group of columns a metric."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from rich import box
 from rich.table import Table
@@ -21,16 +22,18 @@ class _Column:
     """Texts of a column.
 
     Args:
-        title: one or two lines.
+        title: one line or more.
         cells: a text for each row.
         total: the last text.
         left: whether texts begin at the left.
+        told: what a line under the table calls the texts, where they have no room in it.
     """
 
     title: str
     cells: tuple[str, ...]
     total: str = ""
     left: bool = False
+    told: str = ""
 
     @property
     def width(self) -> int:
@@ -47,16 +50,41 @@ def dearest(bills: Sequence[Bill], count: int) -> list[int]:
     return sorted(ranked[:count])
 
 
-def cost_table(bills: Sequence[Bill], shown: Sequence[int], width: int) -> Table:
-    """Return the table of one policy's bills.
+def cost_tables(bills: Sequence[Bill], shown: Sequence[int], width: int) -> list[Table | str]:
+    """Return the table of one policy's bills, and the lines under it.
 
-    Where all cells of a metric have the same provenance, its title says it, else each row.
+    Where all cells of a metric have the same provenance, its title says it, else each row. Only
+    names of layers are ever shortened, in front. Where that is not enough, provenances and kernels
+    move to lines under the table, then shares of the last metrics are left out, and then each
+    metric has a table of its own. One that is still too wide is as wide as it must be.
 
     Args:
         bills: of the same layers, one a metric.
         shown: positions of the layers that get a row; the others share one.
-        width: columns of the terminal; names of layers are shortened in front to fit.
+        width: columns of the terminal.
     """
+    columns, beside = _columns(bills, shown)
+    names = columns[1]
+    least = min(names.width, max(_SHORTEST, *map(len, beside), 0))
+    going = [k for k, column in enumerate(columns) if column.told][::-1]
+    going += [k for k, column in enumerate(columns) if column.title == "share"][:0:-1]
+    for count in range(len(going) + 1):
+        kept = [column for k, column in enumerate(columns) if k not in going[:count]]
+        # two spaces between columns, and one at both ends
+        room = names.width + width - sum(column.width + 2 for column in kept)
+        if room >= least:
+            break
+    else:
+        if len(bills) > 1:
+            return [part for bill in bills for part in cost_tables([bill], shown, width)]
+    shortened = tuple(shorten(name, max(room, least)) for name in names.cells)
+    kept[1] = replace(names, cells=shortened)
+    told = [columns[k] for k in sorted(going[:count]) if columns[k].told]
+    return [_table(kept, len(shown)), *(_line(column, shown, beside) for column in told)]
+
+
+def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[_Column], list[str]]:
+    """Return all columns, and the names of the rows below those of layers."""
     left = [i for i in range(len(bills[0].layers)) if i not in set(shown)]
     names = [item.name for item in bills[0].others]
     kept = [
@@ -66,7 +94,7 @@ def cost_table(bills: Sequence[Bill], shown: Sequence[int], width: int) -> Table
     ]
     beside = [f"({names[k]})" for k in kept]
     if left:
-        beside.insert(0, f"({len(left)} other layers)")
+        beside.insert(0, f"({len(left)} others)")
     layers = [bills[0].layers[i] for i in shown]
     blank = ("",) * len(beside)
     columns = [
@@ -80,19 +108,41 @@ def cost_table(bills: Sequence[Bill], shown: Sequence[int], width: int) -> Table
             items.append(_sum_of([bill.layers[i] for i in left]))
         columns += _columns_of(bill, [*items, *(bill.others[k] for k in kept)])
     if len(bills) == 1 and any(item.kernel for item in layers):
-        columns.append(_Column("kernel", (*(item.kernel for item in layers), *blank), left=True))
-    chrome = 2 * len(columns)  # two spaces between columns, and one at both ends
-    room = width - chrome - sum(column.width for column in columns if column.title != "layer")
+        kernels = (*(item.kernel for item in layers), *blank)
+        columns.append(_Column("kernel", kernels, left=True, told="kernel"))
+    return columns, beside
+
+
+def _table(columns: Sequence[_Column], layers: int) -> Table:
     made = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, show_footer=True)
+    made.width = sum(column.width + 2 for column in columns)
     for column in columns:
-        title, total = Text(column.title, "bold"), Text(column.total)
-        made.add_column(title, total, justify="left" if column.left else "right", no_wrap=True)
-    shortened = [shorten(name, max(room, _SHORTEST)) for name in columns[1].cells]
-    cells = [column.cells if k != 1 else tuple(shortened) for k, column in enumerate(columns)]
-    for position, row in enumerate(zip(*cells, strict=True)):
-        ends = position == len(shown) - 1
-        made.add_row(*map(Text, row), end_section=ends)
+        made.add_column(
+            Text(column.title, "bold"),
+            Text(column.total),
+            justify="left" if column.left else "right",
+            no_wrap=True,
+            width=column.width,
+        )
+    for position, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        made.add_row(*map(Text, row), end_section=position == layers - 1)
     return made
+
+
+def _line(column: _Column, shown: Sequence[int], beside: Sequence[str]) -> str:
+    """Return a column as a line: each text after the rows that hold it, layers by their numbers."""
+    parts = []
+    for text in dict.fromkeys(filter(None, column.cells)):
+        held = [i for i, cell in zip(shown, column.cells, strict=False) if cell == text]
+        rows = []
+        for _, run in groupby(enumerate(held), lambda pair: pair[1] - pair[0]):
+            numbers = [i + 1 for _, i in run]
+            more = f"-{numbers[-1]}" if len(numbers) > 1 else ""
+            rows.append(f"#{numbers[0]}{more}")
+        under = column.cells[len(shown) :]
+        rows += [name for name, cell in zip(beside, under, strict=True) if cell == text]
+        parts.append(f"{', '.join(rows)}: {text}")
+    return f"{column.told} of {'; '.join(parts)}"
 
 
 def shorten(name: str, width: int) -> str:
@@ -108,10 +158,12 @@ def _columns_of(bill: Bill, items: Sequence[Item]) -> Iterator[_Column]:
     said = {item.provenance for item in items if item.provenance and item.cost}
     same = next(iter(said)) if len(said) == 1 else ""
     costs = tuple(format_quantity(item.cost, bill.unit) for item in items)
-    yield _Column(f"{bill.metric.value}\n{same}", costs, format_quantity(bill.total, bill.unit))
+    title = f"{bill.metric.value}\n{same}".replace(", ", ",\n")
+    yield _Column(title, costs, format_quantity(bill.total, bill.unit))
     yield _Column("share", tuple(f"{bill.share(item):.1%}" for item in items), f"{1:.1%}")
-    if not same:
-        yield _Column("from", tuple(item.provenance for item in items), left=True)
+    said_in = tuple(item.provenance for item in items)
+    if not same and any(said_in):
+        yield _Column("from", said_in, left=True, told=bill.metric.value)
 
 
 def _sum_of(items: Sequence[Item]) -> Item:

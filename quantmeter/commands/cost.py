@@ -187,11 +187,12 @@ def _notes(bills: "Sequence[Bill]", left_out: dict[str, str]) -> list[str]:
 def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
     """Print the dearest layers in execution order, what is beside them, and totals."""
     from costmodels.units import format_quantity
-    from quantmeter.cost_table import cost_table, dearest
+    from quantmeter.cost_table import cost_tables, dearest
 
     shown = dearest(bills, top)
-    width = out.width if sys.stdout.isatty() else 100
-    out.print(cost_table(bills, shown, width))
+    terminal = sys.stdout.isatty()
+    for part in cost_tables(bills, shown, out.width if terminal else 100):
+        out.print(part, markup=False, crop=False)
     left = len(bills[0].layers) - len(shown)
     if left:
         out.print(f"{left} layers that cost no more are in one row; --all lists every layer")
@@ -201,7 +202,7 @@ def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
         if bill.interval is not None:
             low, high = (format_quantity(end, bill.unit) for end in bill.interval)
             paid += f" (90 % interval {low} to {high})"
-        out.print(f"{name}: {paid}, {bill.said}", soft_wrap=True, markup=False)
+        out.print(f"{name}: {paid}, {bill.said}", soft_wrap=not terminal, markup=False)
 
 
 def _stored_tables(arguments: argparse.Namespace) -> "dict[str, CostTable]":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["unary"]["provenance"][3] = ["measured", "measured"]
     content["unary"]["kernel"][3] = ["QLinearConv", "Conv"]
     (made / "TABLE.json").write_text(json.dumps(content))
+    content["unit"] = "cycles"
+    cycles = [[1e12 * value for value in row] for row in content["unary"]["value"]]
+    content["unary"]["value"] = cycles
+    (made / "CYCLES.json").write_text(json.dumps(content))
     bits = ("w4a8", "w8a8", "w2a2")
     layers = {name: bits[i % 3] for i, name in enumerate(network.layer_names)}
     policy = {"version": 1, "layers": layers, "options": {}}
@@ -127,6 +132,65 @@ def test_the_table_is_no_wider_than_100_columns(call: Call) -> None:
         assert max(len(row.rstrip()) for row in table) <= WIDTH, line
 
 
+def terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Make standard output a terminal of `width` columns that has no colours."""
+    for name, value in {"COLUMNS": str(width), "LINES": "40", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("metrics", [("latency",), ("latency", "energy"), ()])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cost DEMO.onnx --cost latency=table:TABLE.json --cost energy=analytical:haq",
+        "cost LONG.onnx --cost analytical:haq --all",
+        "cost DEMO.onnx --cost latency=table:CYCLES.json --cost energy=analytical:haq",
+    ],
+)
+def test_a_terminal_shows_every_number_unit_and_bits_whole(
+    call: Call, monkeypatch: pytest.MonkeyPatch, line: str, metrics: tuple[str, ...], width: int
+) -> None:
+    line += "".join(f" --metric {metric}" for metric in metrics)
+    found = call(f"{line} --json").json
+    bills = list(found["metrics"].values()) if "metrics" in found else [found]
+    assert len(bills) == (len(metrics) or 3)
+    terminal(monkeypatch, width)
+    answer = call(line)
+    assert (answer.status, answer.err) == (0, "")
+    assert "…" not in answer.out
+    lines = answer.out.splitlines()
+    assert max(len(row) for row in lines) <= width
+    for i in range(len(bills[0]["layers"])):
+        rows = [row.split() for row in lines if re.match(rf" +{i + 1}  ", row)]
+        words = " ".join(word for row in rows for word in row)
+        layers = [(bill["layers"][i], Unit(bill["unit"])) for bill in bills]
+        wanted = [format_quantity(layer["cost"], unit) for layer, unit in layers]
+        assert all(layers[0][0]["bits"] in row for row in rows)
+        assert re.search(" .*".join(map(re.escape, ["", *wanted])) + r"(?!\S)", words), words
+        assert f"{layers[0][0]['share']:.1%}" in words.split()
+    totals = " ".join(row for row in lines if row.split()[:1] == ["total"])
+    assert all(format_quantity(bill["total"], Unit(bill["unit"])) in totals for bill in bills)
+
+
+def test_what_has_no_room_is_said_under_the_table(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal(monkeypatch, 80)
+    line = (
+        "cost DEMO.onnx --cost latency=table:TABLE.json --cost energy=analytical:haq --policy w8a8"
+    )
+    said = "latency of #1-3, #5-21: assumed; #4: measured; (glue), (conversions): analytical\n"
+    out = call(line).out
+    assert said in out
+    assert "  from" not in out
+    terminal(monkeypatch, 130)
+    out = call(line).out
+    assert "  from" in out
+    assert "latency of #" not in out
+
+
 def test_of_a_long_network_the_dearest_layers_are_listed_and_the_others_counted(call: Call) -> None:
     line = "cost LONG.onnx --cost analytical:haq --metric energy --policy w8a8"
     whole = call(f"{line} --json").json
@@ -140,7 +204,7 @@ def test_of_a_long_network_the_dearest_layers_are_listed_and_the_others_counted(
         worst = min(costs[i - 1] for i in found)
         assert all(costs[i] <= worst for i in range(60) if i + 1 not in found)
         assert (f"{60 - rows} layers that cost no more are in one row; --all" in out) == (rows < 60)
-        assert (f"({60 - rows} other layers)" in out) == (rows < 60)
+        assert (f"({60 - rows} others)" in out) == (rows < 60)
 
 
 def test_one_metric_keeps_its_fields_and_parts_add_up(call: Call) -> None:
