@@ -138,9 +138,8 @@ def _notes(
     notes = []
     if model.interval:
         how = "each left out once" if "transferred_from" in model.source else "never fitted"
-        notes.append(
-            f"90 % interval of a whole run: by {model.validation['networks']} random networks, {how}"
-        )
+        count = model.validation["networks"]
+        notes.append(f"90 % interval of a whole run: by {count} random networks, {how}")
     if model.domain.larger(items.layers):
         notes.append("the network as a whole is far larger than any that was measured")
     for what, beyond in outside.items():
