@@ -135,6 +135,8 @@ def _widths(section: Section) -> Widths:
             raise CostError(f"widths.float: {error}") from None
         if not floats[-1].is_float:
             raise CostError(f"widths.float: {text} is no float; write fp16 or w32a32")
+    if not (floats or (weights and activations)):
+        raise CostError("widths: none is given; list integer bits, or floats")
     found = Widths(weights, activations, section.truth("equal"), tuple(floats))
     section.finish()
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from costmodels.calibrated.device_model import DeviceModel
 from costmodels.errors import TableError
 from costmodels.measurement import Device
 from costmodels.model import BackendContext
@@ -223,17 +224,44 @@ def unlike(table: CostTable, threads: int) -> str:
 
     Empty too of a table that does not say where it was measured.
     """
-    device, here = _device_of(table), detect()
+    device = _device_of(table)
     if device is None:
         return ""
+    runtime: Any = table.source.get("runtime")
+    counted = runtime.get("threads") if isinstance(runtime, dict) else None
+    return _difference(device, counted, threads)
+
+
+def remarks_on_devices(costs: Sequence[str], threads: int) -> dict[str, str]:
+    """Return what the user of ``calibrated:FILE`` must know, by the file as typed; none if nothing.
+
+    Args:
+        costs: values of ``--cost``.
+        threads: of the runtime.
+
+    Raises:
+        TableError: if a file holds no calibrated device.
+    """
+    named = (text.partition("calibrated:")[2] for text in costs)
+    found = {}
+    for path in dict.fromkeys(filter(None, named)):
+        model = DeviceModel.read(path)
+        if difference := _difference(model.device, model.threads, threads):
+            found[path] = f"{difference}; {_AS_IT_IS}"
+    return found
+
+
+def _difference(device: Device, counted: int | None, threads: int) -> str:
+    """Return how `device`, or its number of threads, differs from what runs here; empty if not."""
+    here = detect()
     if device.identity != here.identity:
         then, now = _words(device), _words(here)
         if then == now:
             then, now = (f"{each} ({' '.join(d.isa)})" for each, d in ((then, device), (now, here)))
         return f"measured on {then}, this is {now}"
-    runtime: Any = table.source.get("runtime")
-    counted = runtime.get("threads") if isinstance(runtime, dict) else None
-    return "" if counted == threads else f"measured with {counted} threads, not {threads}"
+    if counted == threads:
+        return ""
+    return f"measured with {counted} thread{'' if counted == 1 else 's'}, not {threads}"
 
 
 def _require_same_device(table: CostTable, threads: int) -> None:

@@ -202,7 +202,7 @@ def _draw_breakdown(
 
     positions = dearest([bill], _BARS)
     whole, layers = place.subplots(2, 1, height_ratios=[1.6, len(positions) + 1.5])
-    whole.set_title(f"energy on {name}")
+    whole.set_title(f"energy on {name} (analytical, not measured)")
     colours = _shades(list(parts))
     sums = {part: np.array([joules.sum()]) for part, joules in parts.items()}
     _stack(whole, bill, ["whole network"], sums, colours)

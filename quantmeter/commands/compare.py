@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantmeter.commands.drift import remark_on_devices
 from quantmeter.commands.options import (
     Subparsers,
     add_command,
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out is not None:
         tables = [text.partition("table:")[2] or None for text in arguments.cost]
         require_file(out, arguments.model, arguments.data, *arguments.policy, *tables)
+    remark_on_devices(arguments)
     with progress_bar("comparing") as progress:
         found = compare(
             arguments.model,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantmeter.commands.drift import remark_on_devices
 from quantmeter.commands.options import (
     Subparsers,
     add_command,
@@ -64,7 +65,8 @@ def add_parser(subparsers: Subparsers) -> None:
         type=positive,
         default=_ROWS,
         metavar="N",
-        help=f"list the N dearest layers, in execution order (default {_ROWS})",
+        help="list the N layers of the largest share in any metric, in execution order "
+        f"(default {_ROWS})",
     )
     rows.add_argument("--all", action="store_true", help="list every layer")
     parser.add_argument(
@@ -195,7 +197,7 @@ def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
         out.print(part, markup=False, crop=False)
     left = len(bills[0].layers) - len(shown)
     if left:
-        out.print(f"{left} layers that cost no more are in one row; --all lists every layer")
+        out.print(f"the {left} layers of the smallest shares are one row; --all lists every layer")
     for bill in bills:
         name = f"total {bill.metric.value}" if len(bills) > 1 else "total"
         paid = format_quantity(bill.total, bill.unit)
@@ -207,6 +209,7 @@ def _print_table(out: "Console", bills: "Sequence[Bill]", top: int) -> None:
 
 def _stored_tables(arguments: argparse.Namespace) -> "dict[str, CostTable]":
     """Read the tables that ``--cost`` names; say on standard error what one must know of them."""
+    remark_on_devices(arguments)
     if not any("table:" in text for text in arguments.cost):
         return {}
     from quantmeter.costs import stored_tables

@@ -90,6 +90,7 @@ def check_named_tables(arguments: argparse.Namespace) -> dict[str, "CostTable"]:
     """
     from quantmeter.drifting import check_tables
 
+    remark_on_devices(arguments)
     if not any("table:" in text for text in arguments.cost):
         return {}
     with progress_bar("drift check") as progress:
@@ -106,3 +107,12 @@ def check_named_tables(arguments: argparse.Namespace) -> dict[str, "CostTable"]:
         if checked.remark:
             print(f"{name}: {checked.remark}", file=sys.stderr)
     return {name: checked.table for name, checked in found.items()}
+
+
+def remark_on_devices(arguments: argparse.Namespace) -> None:
+    """Say on standard error if a calibrated device is another one, or of other threads."""
+    from quantmeter.drifting import remarks_on_devices
+
+    if any("calibrated:" in text for text in arguments.cost):
+        for name, remark in remarks_on_devices(arguments.cost, arguments.threads).items():
+            print(f"{name}: {remark}", file=sys.stderr)

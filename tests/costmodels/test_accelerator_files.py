@@ -219,6 +219,11 @@ BAD = {
     "capacity as time": ('1, unit = "MiB"', '1, unit = "s"', r"memory\[1\]\.capacity: s is no un"),
     "seconds per byte as bandwidth": ('4, unit = "GB/s"', '4, unit = "ns/B"', "bandwidth: ns/B is"),
     "forgotten prefix": ('0.5, unit = "pJ/OP"', '0.5, unit = "J/OP"', "mac_energy.8: .*check pref"),
+    "no widths": (
+        '[4, 8]\nactivations = [8]\nfloat = ["w32a32"]',
+        "[]\nactivations = []",
+        "none is gi",
+    ),
     "no locator": (', locator = "a guess"', "", "throughput.float32.locator: missing"),
     "no source": (', source = "paper"', "", "throughput.8.source: missing"),
     "unknown source": ('source = "paper"', 'source = "papers"', "did you mean 'paper'"),

@@ -203,7 +203,9 @@ def test_of_a_long_network_the_dearest_layers_are_listed_and_the_others_counted(
         costs = [layer["cost"] for layer in whole["layers"]]
         worst = min(costs[i - 1] for i in found)
         assert all(costs[i] <= worst for i in range(60) if i + 1 not in found)
-        assert (f"{60 - rows} layers that cost no more are in one row; --all" in out) == (rows < 60)
+        assert (f"the {60 - rows} layers of the smallest shares are one row; --all" in out) == (
+            rows < 60
+        )
         assert (f"({60 - rows} others)" in out) == (rows < 60)
 
 

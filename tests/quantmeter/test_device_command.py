@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 import pytest
 
@@ -94,6 +95,39 @@ def test_any_network_is_priced_by_the_device(call: Call) -> None:
     assert 1e-6 < found["total"] < 1e-2
     assert [layer["name"] for layer in found["layers"]] == ["conv0", "conv1", "conv2", "head"]
     assert found["constant"] > 0
+
+
+def test_the_interval_is_that_of_the_policy_that_is_priced(call: Call, folder: Path) -> None:
+    interval = DeviceModel.read(folder / "DEVICE.json").interval
+    line = "cost M.onnx --cost calibrated:DEVICE.json --metric latency --policy w8a8"
+    found = json.loads(call(f"{line} --json").out)
+    if interval is None:
+        assert found["interval"] is None
+        return
+    width = 1 + interval.half_width(np.array(found["total"]))
+    assert found["interval"] == pytest.approx([found["total"] / width, found["total"] * width])
+    assert "(90 % interval " in call(line).out
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"threads": 7}, "measured with 7 threads, not 1; used as it is"),
+        ({"cpu": "another CPU"}, "measured on another CPU with "),
+    ],
+)
+@pytest.mark.parametrize("command", ["cost M.onnx --metric latency", "compare M.onnx --policies 1"])
+def test_a_device_that_is_another_is_not_used_silently(
+    call: Call, folder: Path, command: str, changed: dict[str, Any], says: str
+) -> None:
+    content = json.loads((folder / "DEVICE.json").read_text())
+    if "cpu" in changed:
+        content["device"] |= changed
+    else:
+        content |= changed
+    (folder / "OTHER.json").write_text(json.dumps(content))
+    said = call(f"{command} --cost calibrated:OTHER.json")
+    assert said.err.startswith(f"OTHER.json: {says}")
 
 
 def test_the_closed_formula_is_a_preset(call: Call) -> None:

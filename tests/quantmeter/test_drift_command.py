@@ -144,7 +144,7 @@ BAD = {
     "absent.onnx T.json": "no such file: absent.onnx",
     "M.onnx P.json": "P.json: this JSON holds no cost table",
     "M.onnx threads.json": "measured with 7 threads, not 1",
-    "M.onnx T.json --threads 2": "measured with 1 threads, not 2",
+    "M.onnx T.json --threads 2": "measured with 1 thread, not 2",
     "M.onnx there.json": "measured on another CPU with onnxruntime",
     "M.onnx T.csv": "timed policies, 10 are needed",
     "M.onnx": "TABLE.json",

@@ -338,7 +338,7 @@ def test_what_is_said_of_a_table_names_days_device_or_threads() -> None:
     assert remark_on(table, 1, 1001.0 + OLD_S) == f"measured 1 day ago; {advice}"
     assert remark_on(replace(table, measurements=()), 1, now) == "measured 3 days ago"
     assert remark_on(table, 1, 1000.0 + OLD_S) == ""
-    assert remark_on(table, 2, now) == "measured with 1 threads, not 2; used as it is"
+    assert remark_on(table, 2, now) == "measured with 1 thread, not 2; used as it is"
     assert remark_on(made_table(device=None), 2, now) == ""
     older = replace(detect(), runtime_version="0.1").to_dict()
     assert "onnxruntime 0.1, this is" in remark_on(made_table(device=older), 1)

@@ -166,7 +166,9 @@ def test_what_a_table_does_not_price_is_no_cost_of_zero(call: Call) -> None:
     answer = call("cost MODEL.onnx --cost table:T.json --metric latency")
     assert answer.status == 2
     assert "the table holds no w32a32; it holds w2a2, w2a3" in answer.err
-    assert answer.err.endswith("and 37 more\n")
+    assert answer.err.endswith(
+        "and 37 more; choose with --policy POLICY.json or bits such as w8a8\n"
+    )
 
 
 def test_a_table_may_be_written_as_csv(call: Call, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What was measured, and what lies outside of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,10 +46,24 @@ def test_twice_as_large_or_half_as_small_is_outside_a_third_is_not(name: str) ->
 def test_numbers_that_the_roofline_scales_are_not_checked() -> None:
     far = _rows(1.0)
     features = far.features.copy()
-    names = ("pixels", "network", "readers", "groups")
+    names = ("pixels", "readers", "groups")
     columns = [i for i, name in enumerate(FEATURES) if name in names]
     features[:, columns] = 1e9
     assert not DOMAIN.outside(Items(far.kind, far.maker, far.reader, far.near, features)).any()
+
+
+@pytest.mark.parametrize("name", ["network", "passed", "work"])
+def test_all_of_a_network_far_larger_than_any_is_outside(name: str) -> None:
+    def rows(value: float) -> Items:
+        features = _rows(1.0, 1.0).features.copy()
+        features[:, FEATURES.index(name)] = value
+        return replace(_rows(1.0, 1.0), features=features)
+
+    domain = Domain.of(rows(100.0))
+    assert not domain.outside(rows(149.0)).any()
+    assert not domain.outside(rows(1.0)).any(), "small networks are parts of larger ones"
+    assert domain.larger(rows(151.0))
+    assert domain.outside(rows(151.0)).all()
 
 
 def test_a_kind_that_was_never_measured_is_not_known_and_outside() -> None:
