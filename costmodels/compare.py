@@ -198,7 +198,9 @@ def predict(
             values = model.total(network, policies, metric)
             unit = unit_of(model, network, policies.choices, metric)
         except UnsupportedChoiceError as error:
-            raise UnsupportedChoiceError(f"{name}: {error}") from error
+            raise UnsupportedChoiceError(
+                f"{name}: {error}; policies are compared beside float, which it must price too"
+            ) from error
         except QuantmeterError as error:
             raise BackendError(f"{name}: {error}") from error
         if values.shape != (len(policies),):

@@ -117,8 +117,8 @@ def measure_probes(
     count = len({sample.network for sample in fitted})
     if count < _FEWEST_FITTED:
         raise BackendError(
-            f"{seconds:g} s were enough for {jobs} random networks only, {count} of them to fit; "
-            f"{_FEWEST_FITTED} are needed: give more time"
+            f"{seconds:g} s were enough for {jobs} random networks only, {count} of them to fit, "
+            f"which needs {_FEWEST_FITTED}: give more time"
         )
     progress(1.0, f"{jobs} random networks timed; fitting")
     oldest = min(times, default=None)

@@ -233,5 +233,7 @@ def _policy(text: str | None, network: "Network") -> "Policy":
     try:
         bits = BitWidths.parse(text)
     except BitWidthError:
+        if Path(text).suffix != ".json" and not Path(text).exists():
+            raise
         return Policy.read(text)
     return Policy.uniform(network, bits)

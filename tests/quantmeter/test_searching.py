@@ -206,6 +206,18 @@ def test_choices_that_cannot_run_are_never_chosen(digits: Subject, small_data: D
     assert BitWidths(8, 8) in chosen
 
 
+def test_an_accelerator_constrains_the_search_to_its_widths(
+    digits: Subject, small_data: Data
+) -> None:
+    choices = parse_choices("w2a2,w4a8,w6a6,w8a8")
+    options = {"choices": choices, "budgets": ["energy=10J"], "exported": False}
+    wide = _quick(digits, small_data, cost=["energy=analytical:bit-fusion"], **options)
+    only = _quick(digits, small_data, cost=["energy=analytical:systolic-int8"], **options)
+    names = digits.network.layer_names
+    assert {only.policy[name] for name in names} == {BitWidths(8, 8)}
+    assert {wide.policy[name] for name in names} <= set(choices)
+
+
 def test_the_minimum_reachable_is_named_where_a_budget_is_not(
     digits: Subject, small_data: Data
 ) -> None:
