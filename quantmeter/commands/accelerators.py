@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = add_command(subparsers, "accelerators", "list accelerators, or who said their numbers", run)
+    parser = add_command(
+        subparsers, "accelerators", "list accelerators, or who said their numbers", run
+    )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="shipped names or files MINE.toml (default all)"
     )

@@ -280,7 +280,10 @@ def test_the_picture_is_named_where_the_table_is_printed(call: Call, folder: Pat
 
 
 BAD = {
-    "no such bits": ("cost DEMO.onnx --cost analytical:haq --policy w9a8", "no such bit-width: weights 9"),
+    "no such bits": (
+        "cost DEMO.onnx --cost analytical:haq --policy w9a8",
+        "no such bit-width: weights 9",
+    ),
     "no such model": ("cost absent.onnx --cost analytical:haq", "no such file: absent.onnx"),
     "no such table": ("cost DEMO.onnx --cost table:absent.json", "absent.json: No such file"),
     "no such policy": ("cost DEMO.onnx --metric size --policy absent.json", "absent.json: No such"),
