@@ -156,7 +156,9 @@ def itemize(model: CostModel, network: Network, policy: Policy, metric: Metric) 
 
 def _interval(table: CostTable, total_cost: float) -> tuple[float, float] | None:
     """Return the ends of the interval around a total of a table that knows one."""
-    if not (found := table.source.get("interval")):
+    validation = table.source.get("validation")
+    found = validation.get("interval") if isinstance(validation, Mapping) else None
+    if found is None:
         return None
     width = 1 + float(NetworkInterval.from_dict(found).half_width(np.array(total_cost)))
     return total_cost / width, total_cost * width

@@ -95,7 +95,6 @@ def _table(backend: Calibrated, network: Network) -> CostTable:
             "threads": model.threads,
             "validation": dict(model.validation),
             **{k: model.source[k] for k in ("created_s", "runtime") if k in model.source},
-            "interval": None if model.interval is None else model.interval.to_dict(),
             "notes": _notes(model, items, outside, listed),
         },
     )

@@ -62,7 +62,10 @@ class Domain:
         return np.isin(items.kind, list(self.extents))
 
     def outside(self, items: Items) -> BoolArray:
-        """Return which rows are of no such kind, or far larger or smaller than any, (N,)."""
+        """Return which rows are of no such kind, or far larger or smaller than any, (N,).
+
+        All are if their network is far larger than any.
+        """
         values = np.stack([items.column(name) for name in _CHECKED], axis=1)
         beyond = np.ones(len(items), np.bool_)
         for kind in set(items.kind.tolist()) & set(self.extents):

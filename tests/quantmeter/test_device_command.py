@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from costmodels.calibrated.device_model import DeviceModel
+from costmodels.calibrated.interval import NetworkInterval
 from costmodels.calibrated.limits import Limits
 from costmodels.model import BackendContext
 from costmodels.sketch import Sketch
@@ -98,15 +99,25 @@ def test_any_network_is_priced_by_the_device(call: Call) -> None:
 
 
 def test_the_interval_is_that_of_the_policy_that_is_priced(call: Call, folder: Path) -> None:
-    interval = DeviceModel.read(folder / "DEVICE.json").interval
+    content = json.loads((folder / "DEVICE.json").read_text())
+    interval = NetworkInterval(0.2, 0.25, (1e-5, 1e-1))
+    content["validation"]["interval"] = interval.to_dict()
+    (folder / "JUDGED.json").write_text(json.dumps(content))
+    widths = []
+    for bits in ("w8a8", "w32a32"):
+        line = f"cost M.onnx --cost calibrated:JUDGED.json --metric latency --policy {bits}"
+        found = json.loads(call(f"{line} --json").out)
+        widths.append(1 + float(interval.half_width(np.array(found["total"]))))
+        ends = [found["total"] / widths[-1], found["total"] * widths[-1]]
+        assert found["interval"] == pytest.approx(ends)
+        assert "(90 % interval " in call(line).out
+    assert widths[0] != pytest.approx(widths[1], rel=1e-3)
+
+
+def test_a_device_that_too_few_networks_judged_tells_no_interval(call: Call) -> None:
     line = "cost M.onnx --cost calibrated:DEVICE.json --metric latency --policy w8a8"
-    found = json.loads(call(f"{line} --json").out)
-    if interval is None:
-        assert found["interval"] is None
-        return
-    width = 1 + interval.half_width(np.array(found["total"]))
-    assert found["interval"] == pytest.approx([found["total"] / width, found["total"] * width])
-    assert "(90 % interval " in call(line).out
+    assert json.loads(call(f"{line} --json").out)["interval"] is None
+    assert "interval" not in call(line).out
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_the_source_says_who_was_measured_and_how_well(world: World) -> None:
     assert table.source["validation"] == world.model.validation
     assert table.constant == world.model.constant_s
     assert world.model.interval is not None
-    assert table.source["interval"] == world.model.interval.to_dict()
+    assert table.source["validation"]["interval"] == world.model.interval.to_dict()
     assert "12 random networks, never fitted" in table.source["notes"][0]
 
 
