@@ -117,7 +117,8 @@ def price(
     if metric is Metric.LATENCY:
         value, assumed = _seconds(accelerator, extents, choices)
     else:
-        value, assumed = _joules(accelerator, extents, choices)
+        joules, assumed = _joules(accelerator, extents, choices)
+        value = joules.total
     return np.where(runs, value, np.inf), assumed & runs
 
 
@@ -166,16 +167,9 @@ def energy_breakdown(
     Raises:
         BackendError: if it prices no energy.
     """
-    if accelerator.mac_energy is None or Metric.ENERGY not in accelerator.metrics:
+    if Metric.ENERGY not in accelerator.metrics:
         raise BackendError(f"{accelerator.name} does not price energy")
-    extents = Extents.of(layers)
-    per_mac, _ = _per_mac(accelerator.mac_energy, extents, choices)
-    levels = {}
-    crossed = moved_bits(accelerator, extents, choices)
-    for memory, moved in zip(accelerator.memories, crossed, strict=True):
-        assert memory.energy is not None  # `metrics` says so
-        levels[memory.name] = moved.times(memory.energy.value)
-    return EnergyBreakdown(extents.macs * per_mac, levels)
+    return _joules(accelerator, Extents.of(layers), choices)[0]
 
 
 def roofline(
@@ -233,16 +227,17 @@ def _seconds(
 
 def _joules(
     accelerator: Accelerator, extents: Extents, choices: Sequence[BitWidths]
-) -> tuple[FloatArray, BoolArray]:
+) -> tuple[EnergyBreakdown, BoolArray]:
     mac_energy = accelerator.mac_energy
-    assert mac_energy is not None
+    assert mac_energy is not None  # `metrics` says so, as of every memory below
     per_mac, assumed = _per_mac(mac_energy, extents, choices)
-    joules = extents.macs * per_mac
-    levels = moved_bits(accelerator, extents, choices)
-    for memory, moved in zip(accelerator.memories, levels, strict=True):
+    levels = {}
+    crossed = moved_bits(accelerator, extents, choices)
+    for memory, moved in zip(accelerator.memories, crossed, strict=True):
         assert memory.energy is not None
-        joules = joules + moved.total * memory.energy.value
-    return joules, assumed | _any_assumed(accelerator, "energy", "capacity")
+        levels[memory.name] = moved.times(memory.energy.value)
+    found = EnergyBreakdown(extents.macs * per_mac, levels)
+    return found, assumed | _any_assumed(accelerator, "energy", "capacity")
 
 
 def _per_mac(
