@@ -98,7 +98,7 @@ def relative_to_float(
     An activation that a float convolution takes over runs by itself behind an integer one; a
     pooling that stands before a quantization changes its kernel. The operator itself costs what it
     costs in the float network, the rest is part of the conversion: so a table's cell means the same
-    wherever it stands.
+    wherever it stands. A difference without an operator that could have made it is noise, and stays.
 
     Args:
         network: the network.
@@ -116,9 +116,11 @@ def relative_to_float(
         keys = [key for key in keys if key in conversions] or [
             key for key in ((name, Format.INT8) for name in each.outputs) if key in conversions
         ]
+        added = max(int(nodes[i] - floats.glue_nodes[i]), 0)
+        keys = [key for key in keys if conversion_nodes[key] + added > 0]
         for key in keys:
             conversions[key] += more / len(keys)
-            conversion_nodes[key] += max(int(nodes[i] - floats.glue_nodes[i]), 0)
+            conversion_nodes[key] += added
         if keys:
             glue[i], nodes[i] = floats.glue[i], floats.glue_nodes[i]
     return replace(

@@ -1,5 +1,7 @@
 """Times of the optimized graph's operators become those of layers, glue and conversions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,19 @@ def test_what_an_integer_neighbour_adds_to_float_glue_is_part_of_the_conversion(
     assert found.conversion_nodes[key] == mixed.conversion_nodes[key] + mixed.glue_nodes[0]
     total = found.layers.sum() + found.glue.sum() + sum(found.conversions.values())
     assert total == pytest.approx(sum(durations))
+
+
+def test_what_no_operator_can_have_added_is_noise_and_stays_with_the_glue() -> None:
+    network, policy = _chain()
+    (tensor,) = network.glue[0].inputs
+    key = tensor, Format.FLOAT32
+    mixed, _ = _attributed(network, policy)
+    merged = replace(mixed, conversions={key: 0.0}, conversion_nodes={key: 0})
+    quicker = replace(mixed, glue=mixed.glue / 2)
+    found = relative_to_float(network, policy, merged, quicker)
+    np.testing.assert_array_equal(found.glue, mixed.glue)
+    assert found.conversions == {key: 0.0}
+    assert found.conversion_nodes == {key: 0}
 
 
 def test_float_glue_that_took_no_longer_keeps_its_time() -> None:
