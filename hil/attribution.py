@@ -98,7 +98,7 @@ def relative_to_float(
     An activation that a float convolution takes over runs by itself behind an integer one; a
     pooling that stands before a quantization changes its kernel. The operator itself costs what it
     costs in the float network, the rest is part of the conversion: so a table's cell means the same
-    wherever it stands. A difference without an operator that could have made it is noise, and stays.
+    wherever it stands. A difference that no operator can have made is noise, and stays.
 
     Args:
         network: the network.
