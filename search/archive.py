@@ -28,9 +28,9 @@ class Archive:
         self._added = 0
 
     def add(self, trial: Trial) -> None:
-        """Keep `trial` if it is new and among the best."""
+        """Keep `trial` if it is new, among the best and not rejected."""
         row = trial.index.tobytes()
-        if row in self._rows:
+        if row in self._rows or trial.rejected:
             return
         self._added += 1
         self._rows.add(row)
@@ -46,6 +46,10 @@ class Archive:
 
 class Ledger:
     """Scores feasible policies, each distinct one once, and remembers every trial.
+
+    Policies are handed to `evaluate` one at a time, and each trial is recorded when it is made: a
+    killed search has lost no finished evaluation. One that scores ``-inf`` is infeasible as
+    measured: it counts as an evaluation, and is never the best.
 
     Args:
         problem: whose policies are scored.
@@ -93,7 +97,11 @@ class Ledger:
             origin: what proposes them.
 
         Returns:
-            (P,) scores; NaN for new policies beyond the limit of evaluations.
+            (P,) scores, ``-inf`` for what is infeasible as measured; NaN for new policies beyond
+            the limit of evaluations.
+
+        Raises:
+            ValueError: if `evaluate` answers NaN or ``+inf``.
         """
         keys = [row.tobytes() for row in index]
         fresh = {k: i for i, k in reversed(list(enumerate(keys))) if k not in self._scores}
@@ -103,28 +111,34 @@ class Ledger:
         return np.array([self._scores.get(key, np.nan) for key in keys])
 
     def _add(self, index: IndexArray, origin: str) -> None:
-        scores = np.asarray(self._evaluate(index), np.float64)
         losses = self._problem.proxy_loss(index)
         costs = self._problem.costs(index)
-        for i, row in enumerate(index):
+        for i in range(len(index)):
+            [score] = np.asarray(self._evaluate(index[i : i + 1]), np.float64)
+            if not score < np.inf:
+                raise ValueError(f"a score is a number or -inf, not {score}")
             trial = Trial(
-                row.copy(),
-                float(scores[i]),
+                index[i].copy(),
+                float(score),
                 float(losses[i]),
                 {metric: float(cost[i]) for metric, cost in costs.items()},
                 origin,
             )
-            self._scores[row.tobytes()] = trial.score
+            self._scores[trial.index.tobytes()] = trial.score
             self.trials.append(trial)
             self._archive.add(trial)
             if self._record is not None:
                 self._record(trial)
-        if self._progress is not None:
-            best = self.best
-            text = f"{origin}: best {best.score:.4g}" if best is not None else origin
-            self._progress(min(1.0, len(self.trials) / max(1, self._limit)), text)
+            if self._progress is not None:
+                best = self.best
+                text = f"{origin}: best {best.score:.4g}" if best is not None else origin
+                self._progress(min(1.0, len(self.trials) / max(1, self._limit)), text)
 
     def result(self, log: dict[str, float | str]) -> SearchResult:
         """Return what was found, with the figures of the method."""
-        figures = {"distinct_policies": float(len(self._scores)), **log}
+        figures: dict[str, float | str] = {
+            "distinct_policies": float(len(self._scores)),
+            "rejected_as_measured": float(sum(trial.rejected for trial in self.trials)),
+            **log,
+        }
         return SearchResult(self._archive.trials, tuple(self.trials), figures)

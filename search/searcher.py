@@ -1,5 +1,6 @@
 """The interface of every search method, and what it returns."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,7 +11,11 @@ from quantization.policy import IndexArray
 from search.problem import Problem
 
 Evaluate = Callable[[IndexArray], FloatArray]
-"""Scores (P,) of policies (P, L); higher is better. What a searcher maximises."""
+"""Scores (P,) of policies (P, L); higher is better. What a searcher maximises.
+
+``-inf`` says that a policy is infeasible as measured: it is rejected, never the best, and enters no
+average of rewards. `search.archive.Ledger` asks for one policy at a time.
+"""
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0..1, and what is being done."""
@@ -22,7 +27,7 @@ class Trial:
 
     Args:
         index: (L,) the choice of each layer.
-        score: what `Evaluate` answered; higher is better.
+        score: what `Evaluate` answered; higher is better, ``-inf`` if infeasible as measured.
         loss: its proxy loss.
         costs: what it costs in each table, in that table's unit.
         origin: what proposed it, such as ``greedy`` or ``reinforce update 12``.
@@ -33,6 +38,11 @@ class Trial:
     loss: float
     costs: Mapping[Metric, float]
     origin: str
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it was found to be infeasible when it was measured."""
+        return self.score == -math.inf
 
 
 Record = Callable[[Trial], None]

@@ -168,3 +168,46 @@ def test_the_ledger_stops_at_its_limit():
     assert scores[0] == scores[2]
     assert ledger.left == 0
     assert random_loss(residual(), 0)[:, 0].sum() == pytest.approx(-scores[0])
+
+
+def test_a_policy_that_is_infeasible_as_measured_counts_and_is_never_the_best():
+    made = problem(residual(), 0, {Metric.LATENCY: 100.0})
+
+    def evaluate(index):
+        return np.where(index[:, 0] == 0, -np.inf, -made.proxy_loss(index))
+
+    ledger = Ledger(made, evaluate, evaluations=9)
+    scores = ledger.score(np.array([[0] * 5], np.uint8), "test")
+    assert scores[0] == -np.inf
+    assert ledger.best is None
+    assert ledger.left == 8
+    ledger.score(np.array([[1] * 5, [0] * 5], np.uint8), "test")
+    result = ledger.result({})
+    assert [t.rejected for t in result.trials] == [True, False]
+    assert result.best is not None
+    assert result.best.tolist() == [1] * 5
+    assert len(result.archive) == 1
+    assert result.log["rejected_as_measured"] == 1
+
+
+def test_each_trial_is_recorded_before_the_next_policy_is_scored():
+    made = problem(residual(), 0, {Metric.LATENCY: 100.0})
+    recorded: list[Trial] = []
+
+    def evaluate(index):
+        if len(recorded) == 2:
+            raise KeyboardInterrupt
+        return -made.proxy_loss(index)
+
+    ledger = Ledger(made, evaluate, evaluations=9, record=recorded.append)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.score(np.array([[0] * 5, [1] * 5, [2] * 5], np.uint8), "test")
+    assert [trial.index.tolist() for trial in recorded] == [[0] * 5, [1] * 5]
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_score_is_a_number(score):
+    made = problem(residual(), 0, {Metric.LATENCY: 100.0})
+    ledger = Ledger(made, lambda i: np.full(len(i), score), evaluations=9)
+    with pytest.raises(ValueError, match="a score is a number"):
+        ledger.score(np.array([[0] * 5], np.uint8), "test")
