@@ -10,7 +10,7 @@ from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
 from quantization.bits import DEFAULT_CHOICES, BitWidths
-from quantization.errors import BudgetError, PolicyError, QuantmeterError, did_you_mean
+from quantization.errors import BudgetError, PolicyError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantization.ranges import RangeMethod
@@ -29,16 +29,14 @@ from quantmeter.runs import (
     trial_writer,
 )
 from quantmeter.workbench import open_workbench
+from search import methods
 from search.budgets import parse_budgets
-from search.exact import Exact, Solution, solve
-from search.greedy import Greedy, greedy_policy
+from search.exact import Solution, solve
+from search.greedy import greedy_policy
 from search.problem import Problem
-from search.reinforce import Reinforce, ReinforceConfig
-from search.sampling import RandomSearch
 from search.searcher import Searcher, SearchResult, Trial
-from search.uniform import Uniform
 
-METHODS = ("reinforce", "exact", "greedy", "uniform", "random")
+METHODS = tuple(methods.METHODS)
 __all__ = [
     "METHODS",
     "REWARDS",
@@ -54,26 +52,12 @@ __all__ = [
 
 
 def make_searcher(method: str, episodes: int, start: IndexArray | None = None) -> Searcher:
-    """Return the search method called `method`.
+    """Return the search method called `method`; see `search.methods`.
 
     Raises:
         QuantmeterError: if there is none; names close matches.
     """
-    if method == "reinforce":
-        if start is None:
-            return Reinforce(ReinforceConfig(episodes=episodes))
-        return Reinforce(ReinforceConfig.warm(episodes=episodes), start)
-    simple: dict[str, Callable[[], Searcher]] = {
-        "exact": Exact,
-        "greedy": Greedy,
-        "uniform": Uniform,
-        "random": RandomSearch,
-    }
-    if method not in simple:
-        raise QuantmeterError(
-            f"no method {method!r}{did_you_mean(method, METHODS)}; choose {', '.join(METHODS)}"
-        )
-    return simple[method]()
+    return methods.make_searcher(method, methods.MethodSettings(start=start, episodes=episodes))
 
 
 def run_method(
@@ -95,7 +79,7 @@ def run_method(
         reward: one of `REWARDS`.
         episodes: policies to try at most.
         seed: of every random choice.
-        start: (L,) policy that REINFORCE starts from; None starts cold.
+        start: (L,) policy that iterative methods start from; None starts cold.
         record: called with each trial when it is made.
         progress: called with the share done.
 
@@ -172,7 +156,7 @@ def search(
         method: one of `METHODS`.
         reward: ``accuracy`` or ``proxy``.
         episodes: policies to try.
-        warm: let REINFORCE start from what greedy search finds on the proxy loss.
+        warm: let an iterative method start from what greedy search finds on the proxy loss.
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
@@ -215,6 +199,7 @@ def search(
         require_folder(folder)  # says at once that it cannot be written to
     prepared = prepare(bench, costs, requests, choices, ties=ties, progress=progress)
     optimum = solve(prepared.problem)
+    iterative = methods.METHODS[method].iterative
     stream: IO[str] | None = None
     if folder is not None:
         for name in (POLICY, RESULT):  # of an earlier run: two runs are never mixed
@@ -227,7 +212,7 @@ def search(
             reward=reward,
             episodes=episodes,
             seed=seed,
-            start=_warm_start(prepared.problem) if warm and method == "reinforce" else None,
+            start=_warm_start(prepared.problem) if warm and iterative else None,
             record=None if stream is None else trial_writer(prepared, stream),
             progress=progress,
         )

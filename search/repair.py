@@ -65,6 +65,13 @@ def repair(problem: Problem, index: IndexArray) -> Repaired:
     return Repaired(index, costs, repaired, rejected, violation)
 
 
+def judge(problem: Problem, index: IndexArray) -> Repaired:
+    """Reject infeasible policies, (P, L), and change none: what `repair` is compared with."""
+    costs = problem.costs(index)
+    violation = problem.violation(costs)
+    return Repaired(index, costs, np.zeros(len(index), bool), violation > 0, violation)
+
+
 def single_changes(problem: Problem, decisions: IndexArray) -> IndexArray:
     """Return every policy that differs in one decision.
 

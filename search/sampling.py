@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.table import FloatArray
 from quantization.policy import IndexArray
 from search.archive import Ledger
 from search.problem import Problem
-from search.repair import repair
+from search.proposing import explore
 from search.searcher import Evaluate, Progress, Record, SearchResult
 
 _BATCH = 10
-_PATIENCE = 50
-"""Batches in a row without a new feasible policy after which sampling gives up."""
 
 
 def random_policies(problem: Problem, count: int, rng: np.random.Generator) -> IndexArray:
@@ -21,10 +20,17 @@ def random_policies(problem: Problem, count: int, rng: np.random.Generator) -> I
     return problem.expand(np.where(problem.allowed_decisions, keys, -1.0).argmax(2))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomSearch:
-    """Scores random policies; infeasible ones are repaired as the agent's are."""
+    """Scores random policies, after the start if there is one.
 
+    Args:
+        start: (L,) a policy that is scored first, or None.
+        repaired: whether infeasible policies are repaired, as the agent's are, or rejected.
+    """
+
+    start: IndexArray | None = None
+    repaired: bool = True
     name: str = "random"
 
     def search(
@@ -39,20 +45,28 @@ class RandomSearch:
     ) -> SearchResult:
         """See `search.searcher.Searcher`."""
         ledger = Ledger(problem, evaluate, evaluations, progress, record)
-        rng = np.random.default_rng(seed)
-        drawn = repaired = rejected = idle = 0
-        while ledger.left > 0 and idle < _PATIENCE:
-            outcome = repair(problem, random_policies(problem, _BATCH, rng))
-            drawn += _BATCH
-            repaired += int(outcome.repaired.sum())
-            rejected += int(outcome.rejected.sum())
-            left = ledger.left
-            ledger.score(outcome.index[~outcome.rejected], self.name)
-            idle = idle + 1 if ledger.left == left else 0
-        return ledger.result(
-            {
-                "drawn": float(drawn),
-                "repaired_share": repaired / max(1, drawn),
-                "rejected_share": rejected / max(1, drawn),
-            }
+        draws = _Draws(problem, np.random.default_rng(seed))
+        log = explore(
+            problem,
+            ledger,
+            draws,
+            name=self.name,
+            start=self.start,
+            repaired=self.repaired,
+            batch=_BATCH,
         )
+        return ledger.result(log)
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Proposes without looking back."""
+
+    problem: Problem
+    rng: np.random.Generator
+
+    def propose(self, count: int) -> IndexArray:
+        return random_policies(self.problem, count, self.rng)
+
+    def learn(self, index: IndexArray, scores: FloatArray, violation: FloatArray) -> None:
+        pass

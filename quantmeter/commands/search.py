@@ -53,9 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="accuracy on the search part, or the negative sum of sensitivities",
     )
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")
-    parser.add_argument(
-        "--warm", action="store_true", help="REINFORCE starts from what greedy search finds"
-    )
+    parser.add_argument("--warm", action="store_true", help="start from what greedy search finds")
     parser.add_argument(
         "--tie",
         action="append",

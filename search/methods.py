@@ -1,0 +1,96 @@
+"""The search methods by name: what each is, and how to make one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from quantization.errors import QuantmeterError, did_you_mean
+from quantization.policy import IndexArray
+from search.exact import Exact
+from search.greedy import Greedy
+from search.sampling import RandomSearch
+from search.searcher import Searcher
+from search.uniform import Uniform
+
+if TYPE_CHECKING:
+    from search.reinforce import ReinforceConfig
+
+
+@dataclass(frozen=True, eq=False)
+class MethodSettings:
+    """What a method can be told; each takes what concerns it.
+
+    Args:
+        start: (L,) the policy that an iterative method begins with; None starts cold.
+        repair: whether infeasible proposals are repaired (`search.repair`), or rejected: these cost
+            no evaluation.
+        episodes: policies that the agent samples at most.
+        agent: knobs of the agent; None takes the defaults for a cold or a warm start.
+        seconds: wall time of an exact solver.
+    """
+
+    start: IndexArray | None = None
+    repair: bool = True
+    episodes: int = 600
+    agent: "ReinforceConfig | None" = None
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search method.
+
+    Args:
+        make: returns the searcher.
+        summary: what it does, in a few words.
+        iterative: whether it proposes policies, one after the other, until the evaluations are
+            spent; only these take a start and the repair. Others score a few policies that they
+            find without evaluating any.
+    """
+
+    make: Callable[[MethodSettings], Searcher]
+    summary: str
+    iterative: bool
+
+
+def _reinforce(settings: MethodSettings) -> Searcher:
+    from search.reinforce import Reinforce, ReinforceConfig
+
+    cold = settings.start is None
+    default = ReinforceConfig if cold else ReinforceConfig.warm
+    return Reinforce(settings.agent or default(episodes=settings.episodes), settings.start)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "reinforce": Method(_reinforce, "an LSTM agent learns by policy gradient", iterative=True),
+        "exact": Method(lambda s: Exact(s.seconds), "proved optimum of the proxy", iterative=False),
+        "greedy": Method(lambda _: Greedy(), "sensitivity per cost, step by step", iterative=False),
+        "uniform": Method(lambda _: Uniform(), "the same bits everywhere", iterative=False),
+        "random": Method(
+            lambda s: RandomSearch(s.start, s.repair), "independent draws", iterative=True
+        ),
+    }
+)
+"""Every search method by its name."""
+
+
+def make_searcher(name: str, settings: MethodSettings | None = None) -> Searcher:
+    """Return the search method called `name`.
+
+    Args:
+        name: one of `METHODS`.
+        settings: what it is told; None tells nothing.
+
+    Raises:
+        QuantmeterError: if there is none; names close matches.
+
+    >>> make_searcher("greedy").name
+    'greedy'
+    """
+    if name not in METHODS:
+        raise QuantmeterError(
+            f"no method {name!r}{did_you_mean(name, METHODS)}; choose {', '.join(METHODS)}"
+        )
+    return METHODS[name].make(settings or MethodSettings())
