@@ -106,6 +106,21 @@ class Solver:
                 f"{each} cannot be met; what can was not found within {self.seconds:g} s"
             ) from None
 
+    def optimum_within(self, limits: Mapping[Metric, float]) -> Solution | None:
+        """Return the policy of the least proxy loss within other budgets than the problem's.
+
+        Args:
+            limits: in the units of the tables.
+
+        Returns:
+            The policy; None if none is within the limits.
+
+        Raises:
+            BudgetError: if none was found in time.
+            DisagreementError: if program and pricing differ.
+        """
+        return self._solve(self._program.loss, limits)
+
     def minimum(self, metric: Metric, *, within: Collection[Metric] = ()) -> Solution | None:
         """Return the supported policy that costs least.
 
