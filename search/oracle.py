@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.table import FloatArray
+from costmodels.table import BoolArray, FloatArray
+from quantization.deployment import Corrections
 from quantization.errors import DataError
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -15,14 +16,54 @@ from quantization.quantizer import Float32Array
 from quantization.simulation import Simulation
 
 Labels = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.intp]
 _WILSON_Z = 1.959963984540054
 
 
 class AccuracyOracle(Protocol):
-    """Scores policies by accuracy."""
+    """Scores policies by accuracy, however a policy's network comes to be.
+
+    Post-training quantization, agreement with the float network, and training with quantization
+    in the loop all fit. A distinct policy is run once; asked for again, its score is remembered.
+    """
+
+    @property
+    def count(self) -> int:
+        """Images that an accuracy is the share of."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many distinct policies were scored, to the end or not."""
 
     def accuracy(self, policies: PolicyBatch) -> FloatArray:
-        """Return the share of right answers of each policy, (P,), 0..1."""
+        """Return the share of right answers of each policy, (P,), 0..1.
+
+        Raises:
+            PolicyError: if a policy does not fit the network.
+        """
+
+
+class ImageOracle(AccuracyOracle, Protocol):
+    """An oracle that can say which images a policy gets right, some at a time.
+
+    What `search.racing.RacingOracle` stops early. Training oracles do not fit: their cost is the
+    training, not the images that are scored.
+    """
+
+    @property
+    def network(self) -> Network:
+        """The network that is scored."""
+
+    @property
+    def images_run(self) -> int:
+        """How many images were run through quantized networks in order to score them."""
+
+    def right(self, policy: Policy, where: Positions) -> BoolArray:
+        """Return whether the images at `where`, (n,), are classified right, (n,).
+
+        Raises:
+            PolicyError: if the policy does not fit the network.
+        """
 
 
 @dataclass(frozen=True)
@@ -77,6 +118,8 @@ class PostTrainingOracle:
             simulation.logits(Policy({}), images).argmax(1) if labels is None else labels
         )
         self._known: dict[tuple[str, ...], float] = {}
+        self._corrected: tuple[tuple[str, ...], Corrections] | None = None
+        self._images_run = 0
 
     @property
     def count(self) -> int:
@@ -93,18 +136,40 @@ class PostTrainingOracle:
         """How many distinct policies were scored."""
         return len(self._known)
 
+    @property
+    def images_run(self) -> int:
+        """How many images were scored, over all policies; those of corrections do not count."""
+        return self._images_run
+
     def accuracy(self, policies: PolicyBatch) -> FloatArray:
         """See `AccuracyOracle.accuracy`; a policy that was scored before is not run again."""
         return np.array([self.score(policies[i]) for i in range(len(policies))], np.float64)
 
     def score(self, policy: Policy) -> float:
         """Return the share of right answers of one policy, 0..1."""
-        key = tuple(str(policy[name]) for name in self.network.layer_names)
+        key = policy_key(self.network, policy)
         if key not in self._known:
-            corrections = self._simulation.correct(policy)
-            logits = self._simulation.logits(policy, self._images, corrections)
-            self._known[key] = count_right(logits, self._labels) / len(self._images)
+            right = self.right(policy, np.arange(self.count))
+            self._known[key] = int(right.sum()) / self.count
         return self._known[key]
+
+    def right(self, policy: Policy, where: Positions) -> BoolArray:
+        """See `ImageOracle.right`; corrections are those of the exported file.
+
+        They are kept until another policy is asked for, so that a policy may be run in parts.
+        """
+        key = policy_key(self.network, policy)
+        if self._corrected is None or self._corrected[0] != key:
+            self._corrected = key, self._simulation.correct(policy)
+        logits = self._simulation.logits(policy, self._images[where], self._corrected[1])
+        self._images_run += len(where)
+        right: BoolArray = logits.argmax(1) == self._labels[where]
+        return right
+
+
+def policy_key(network: Network, policy: Policy) -> tuple[str, ...]:
+    """Return what two policies of `network` share exactly if they give equal bits."""
+    return tuple(str(policy[name]) for name in network.layer_names)
 
 
 def count_right(logits: npt.NDArray[np.floating], labels: Labels) -> int:

@@ -1,13 +1,17 @@
 """Accuracy on real images, and its interval."""
 
+from typing import Any
+
 import numpy as np
+import onnxruntime
 import pytest
 
+from quantization import parameters
 from quantization.bits import BitWidths, parse_choices
 from quantization.errors import DataError
 from quantization.export import Exporter
 from quantization.policy import Policy, PolicyBatch
-from quantization.quantizer import Float32Array
+from quantization.quantizer import Float32Array, QuantizedWeight
 from quantization.ranges import collect_ranges
 from quantization.simulation import Simulation
 from search.oracle import Interval, PostTrainingOracle, count_right
@@ -129,6 +133,63 @@ def test_distinct_policies_are_run_once(
     # a policy that does not name its float layers is the same policy
     assert oracle.score(Policy({names[0]: choices[0]})) == scores[1]
     assert oracle.evaluations == 2
+
+
+def test_weights_are_quantized_once_per_layer_and_width(
+    digits: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = digits.calibration[:4]
+    fresh = Simulation(Exporter(digits.network, collect_ranges(digits.network, few)), few)
+    oracle = PostTrainingOracle(fresh, few)
+    names = digits.network.layer_names
+    quantized: list[int] = []
+    run = parameters.quantize_weight
+
+    def counted(weight: Float32Array, bits: int, *rest: Any) -> QuantizedWeight:
+        quantized.append(bits)
+        return run(weight, bits, *rest)
+
+    monkeypatch.setattr(parameters, "quantize_weight", counted)
+    index = np.random.default_rng(0).integers(0, 2, (4, len(names))).astype(np.uint8)
+    oracle.accuracy(PolicyBatch(names, parse_choices("w4a8,w4a4"), index))
+    assert quantized == [4] * len(names)
+    fresh.exporter.build(Policy.uniform(digits.network, BitWidths(4, 8)))
+    assert len(quantized) == len(names)
+
+
+def test_the_exported_file_has_the_score_of_its_policy(
+    oracle: PostTrainingOracle, simulation: Simulation, digits: Subject
+) -> None:
+    """The correction that the oracle scores with is the one in the file."""
+    policy = Policy.uniform(digits.network, BitWidths(2, 8))
+    file = simulation.exporter.build(policy, simulation.correct(policy))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    logits = np.concatenate(
+        [session.run(None, {name: image[None]})[0] for image in digits.images[:IMAGES]]
+    )
+    assert digits.labels is not None
+    assert oracle.score(policy) == count_right(logits, digits.labels[:IMAGES]) / IMAGES
+    plain = simulation.logits(policy, digits.images[:IMAGES])
+    assert oracle.score(policy) > count_right(plain, digits.labels[:IMAGES]) / IMAGES
+
+
+def test_images_scored_in_parts_are_the_same_and_corrected_once(
+    simulation: Simulation, digits: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digits.labels is not None
+    oracle = PostTrainingOracle(simulation, digits.images[:IMAGES], digits.labels[:IMAGES])
+    policy = Policy.uniform(digits.network, BitWidths(2, 8))
+    corrected: list[Policy] = []
+    run = Simulation.correct
+    monkeypatch.setattr(
+        Simulation, "correct", lambda self, policy: corrected.append(policy) or run(self, policy)
+    )
+    order = np.random.default_rng(0).permutation(IMAGES)
+    right = np.concatenate([oracle.right(policy, part) for part in np.split(order, 5)])
+    assert right.sum() / IMAGES == oracle.score(policy)
+    assert len(corrected) == 1
+    assert oracle.images_run == 2 * IMAGES
 
 
 def test_without_labels_accuracy_is_agreement_with_the_float_network(
