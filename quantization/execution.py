@@ -155,6 +155,33 @@ class Executor:
             summed = summed.add_(along(torch.from_numpy(steps), summed, layer))
         return self._requantize(summed, np.float32(step) * scale, output, layer, bits)
 
+    def real_output(
+        self, layer: Layer, plan: Plan, values: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return a layer's result as reals, bias added, before it is rounded or activated."""
+        summed = self.sum_of_products(layer, plan, values)
+        bits, reads = plan.policy[layer.name], plan.formats.reads[layer.name]
+        if not reads.is_float:
+            for name in layer.inputs:
+                summed = summed * self.exporter.ranges.grid(name, reads.bits).scale
+        if bits.is_float or not layer.has_weights:
+            bias = torch.from_numpy(self.exporter.parameters.bias(layer.name))
+            return summed + along(bias, summed, layer)
+        correction = plan.corrections.get(layer.name)
+        scale, bias_real = self.exporter.parameters.corrected(layer, bits, correction)
+        scaled = summed * along(torch.from_numpy(scale), summed, layer)
+        return scaled + along(torch.from_numpy(bias_real), summed, layer)
+
+    def differentiable_weight(self, layer: Layer) -> torch.Tensor:
+        """Let `layer` in float run with a copy of its weights, and return the copy.
+
+        Gradients can be taken of it.
+        """
+        exact = self._constants[self._inputs[layer.name][1]]
+        weight = exact.clone().requires_grad_()
+        self._weights[layer.name, FLOAT32.weights, FLOAT32.half] = weight
+        return weight
+
     def _glue(self, glue: Glue, chosen: Formats, values: Values) -> None:
         inputs = [
             None

@@ -27,6 +27,9 @@ class Simulation:
         exporter: holds network, ranges and quantized weights.
         calibration: (N, ...) float32 images that statistics are corrected on; not for scoring.
 
+    Attributes:
+        calibration: the same images.
+
     Raises:
         DataError: if the images do not fit the network.
         ModelError: if an operator is not known, or the float result differs from ONNX Runtime's.
@@ -36,7 +39,7 @@ class Simulation:
         self.exporter = exporter
         self.network = exporter.network
         check_inputs(self.network, calibration)
-        self._calibration = calibration
+        self.calibration = calibration
         self._executor = Executor(exporter)
         self._check_against_runtime(calibration[:2])
         self._float_statistics = self._measure_float()
@@ -73,7 +76,7 @@ class Simulation:
         """
         found: dict[str, Correction] = {}
         plan = self._executor.plan(policy, found)  # each layer runs corrected for the next ones
-        blocks = self._start(self._calibration)
+        blocks = self._start(self.calibration)
         for node in self.network.execution_order:
             if isinstance(node, Layer) and node.has_weights and not policy[node.name].is_float:
                 summed = [self._executor.sum_of_products(node, plan, v) for v in blocks]
@@ -106,14 +109,7 @@ class Simulation:
         """
         check_inputs(self.network, images)
         order = self.network.execution_order
-        found: dict[tuple[str, BitWidths], Correction] = {}
-        for position, blocks in self._walk_float(self._calibration):
-            if isinstance(layer := order[position], Layer) and layer.has_weights:
-                for bits in choices:
-                    if not bits.is_float:
-                        alone = self._executor.plan(Policy({layer.name: bits}))
-                        summed = [self._executor.sum_of_products(layer, alone, v) for v in blocks]
-                        found[layer.name, bits] = self._match(layer, bits, summed)
+        found = self.correct_alone(choices)
         for position, blocks in self._walk_float(images):
             if not isinstance(layer := order[position], Layer):
                 continue
@@ -124,6 +120,62 @@ class Simulation:
                 )
                 parts = [self._continue(alone, dict(values), position) for values in blocks]
                 yield layer.name, bits, torch.cat(parts).numpy()
+
+    @torch.inference_mode()
+    def correct_alone(
+        self, choices: Sequence[BitWidths]
+    ) -> dict[tuple[str, BitWidths], Correction]:
+        """Return the correction of each layer with weights at each quantized width, all else float.
+
+        The same as `correct` of each such policy, in one run.
+        """
+        found: dict[tuple[str, BitWidths], Correction] = {}
+        order = self.network.execution_order
+        for position, blocks in self._walk_float(self.calibration):
+            if isinstance(layer := order[position], Layer) and layer.has_weights:
+                for bits in choices:
+                    if not bits.is_float:
+                        alone = self._executor.plan(Policy({layer.name: bits}))
+                        summed = [self._executor.sum_of_products(layer, alone, v) for v in blocks]
+                        found[layer.name, bits] = self._match(layer, bits, summed)
+        return found
+
+    @torch.inference_mode()
+    def output_errors(
+        self, choices: Sequence[BitWidths], images: Float32Array
+    ) -> dict[tuple[str, BitWidths], float]:
+        """Return how far each layer's output, before its activation, is off at each width.
+
+        ``sum (y - y_float)^2 / sum y_float^2``, the layer alone quantized and corrected. Errors of
+        its weights and of what it reads; rounding of its output counts where that is read.
+
+        Args:
+            choices: bit-widths to try on every layer.
+            images: (N, ...) inputs of the network.
+
+        Raises:
+            DataError: if the images do not fit the network.
+        """
+        check_inputs(self.network, images)
+        order, corrections = self.network.execution_order, self.correct_alone(choices)
+        floats = self._executor.plan(Policy({}))
+        found: dict[tuple[str, BitWidths], float] = {}
+        for position, blocks in self._walk_float(images):
+            if not isinstance(layer := order[position], Layer):
+                continue
+            exact = [self._executor.real_output(layer, floats, values) for values in blocks]
+            signal = sum(float(part.double().square().sum()) for part in exact)
+            for bits in choices:
+                correction = corrections.get((layer.name, bits))
+                alone = self._executor.plan(
+                    Policy({layer.name: bits}), {layer.name: correction} if correction else {}
+                )
+                error = 0.0
+                for values, part in zip(blocks, exact, strict=True):
+                    made = self._executor.real_output(layer, alone, values)
+                    error += float((made - part).double().square().sum())
+                found[layer.name, bits] = error / max(signal, 1e-30)
+        return found
 
     def _start(self, images: Float32Array) -> list[Values]:
         """Cut images into blocks: what is known of each before the first node."""
@@ -153,7 +205,7 @@ class Simulation:
         """Statistics of every layer's output in the float network."""
         found: dict[str, ChannelStatistics] = {}
         plan, order = self._executor.plan(Policy({})), self.network.execution_order
-        for position, blocks in self._walk_float(self._calibration):
+        for position, blocks in self._walk_float(self.calibration):
             if isinstance(layer := order[position], Layer):
                 results = []
                 for values in blocks:
