@@ -1,0 +1,280 @@
+"""The certificate of a search: the proved optimum, gaps, what each budget is worth, dear layers.
+
+The worth of a budget is found by solving the integer program again with the budget a step wider and
+a step tighter. The dual of the linear relaxation is *not* it: the relaxation mixes choices within a
+layer, and the least loss of the integer program is a staircase over the budget, whose slope is
+either 0 or none. So a price always belongs to a step, which is told with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from costmodels.units import Metric, Unit
+from quantization.errors import BudgetError
+from quantization.policy import IndexArray
+from search.exact import Solution, Solver
+from search.layer_costs import LayerCost, layer_costs
+from search.problem import Problem
+from search.searcher import Trial
+
+_FEWEST_TRIALS = 10
+_NEAREST = 0.5
+"""Share of the trials, those of the least proxy loss, that a slope is measured on."""
+
+_MOST_TRIALS = 500
+"""Trials a slope is measured on at most: all pairs are looked at."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How much score goes with proxy loss, measured on trials.
+
+    Args:
+        mid: score lost per unit of proxy loss.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        trials: how many it was measured on.
+    """
+
+    mid: float
+    low: float
+    high: float
+    trials: int
+
+    @property
+    def told(self) -> bool:
+        """Whether the interval leaves out 0: else proxy loss and score were not seen to go along.
+
+        A negative slope counts as not told: less proxy loss does not cost accuracy.
+        """
+        return self.low > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the slope as JSON values."""
+        return {
+            "score_per_loss": self.mid,
+            "interval": [self.low, self.high],
+            "trials": self.trials,
+            "told": self.told,
+        }
+
+
+@dataclass(frozen=True)
+class ShadowPrice:
+    """What one budget is worth in proxy loss, over one step to either side.
+
+    Args:
+        metric: of the budget.
+        unit: of budget, cost and step.
+        budget: the most that the metric may cost.
+        cost: of the optimum.
+        step: how far the budget was moved.
+        loss: least proxy loss within the budgets.
+        looser: least proxy loss with this budget a step wider, the others as they are.
+        tighter: least proxy loss with it a step tighter; None if no policy meets that.
+        reachable: the least that the metric can cost within the other budgets.
+        proven: whether all these are proven.
+    """
+
+    metric: Metric
+    unit: Unit
+    budget: float
+    cost: float
+    step: float
+    loss: float
+    looser: float
+    tighter: float | None
+    reachable: float
+    proven: bool
+
+    @property
+    def bought(self) -> float:
+        """Proxy loss that a step more saves."""
+        return self.loss - self.looser
+
+    @property
+    def given_up(self) -> float | None:
+        """Proxy loss that a step less adds; None if no policy meets that."""
+        return None if self.tighter is None else self.tighter - self.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the price as JSON values; losses per unit are those over the step."""
+        given_up = self.given_up
+        return {
+            "unit": self.unit.value,
+            "budget": self.budget,
+            "cost": self.cost,
+            "minimum_reachable": self.reachable,
+            "step": self.step,
+            "loss": self.loss,
+            "loss_with_a_step_more": self.looser,
+            "loss_with_a_step_less": self.tighter,
+            "saved_per_unit": self.bought / self.step,
+            "added_per_unit": None if given_up is None else given_up / self.step,
+            "proven": self.proven,
+            "from": "integer programs solved again at the moved budget",
+        }
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known for sure beside what a search found.
+
+    Args:
+        optimum: least proxy loss that the solver found.
+        bound: no feasible policy has less.
+        proven: whether `optimum` is the least.
+        status: what the solver says.
+        loss: proxy loss of the policy that is judged.
+        prices: of each budget.
+        layers: by metric, what each layer of that policy costs, the dearest first.
+        totals: by metric, what that policy costs.
+        units: of each metric.
+        slope: how much score goes with proxy loss, if trials were given that tell.
+    """
+
+    optimum: float
+    bound: float
+    proven: bool
+    status: str
+    loss: float
+    prices: tuple[ShadowPrice, ...]
+    layers: Mapping[Metric, tuple[LayerCost, ...]]
+    totals: Mapping[Metric, float]
+    units: Mapping[Metric, Unit]
+    slope: Slope | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Proxy loss of the policy over the optimum, less 1; None if the optimum is 0."""
+        return max(self.loss / self.optimum - 1.0, 0.0) if self.optimum > 0 else None
+
+    @property
+    def gap_at_most(self) -> float | None:
+        """Proxy loss of the policy over the bound, less 1; None if the bound is not positive."""
+        return max(self.loss / self.bound - 1.0, 0.0) if self.bound > 0 else None
+
+    def score_of(self, loss: float) -> tuple[float, float, float] | None:
+        """Return the score that goes with so much proxy loss, with its interval; None if not told.
+
+        An estimate: the slope is that of the trials, the loss is the proxy's.
+        """
+        if self.slope is None or not self.slope.told:
+            return None
+        return loss * self.slope.mid, loss * self.slope.low, loss * self.slope.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as JSON values."""
+        budgets = {}
+        for price in self.prices:
+            score = self.score_of(price.bought)
+            told = None if score is None else {"mid": score[0], "interval": list(score[1:])}
+            budgets[price.metric.value] = {**price.to_dict(), "score_that_a_step_buys": told}
+        return {
+            "proxy_optimum": self.optimum,
+            "bound": self.bound,
+            "proven": self.proven,
+            "status": self.status,
+            "proxy_loss": self.loss,
+            "gap": self.gap,
+            "gap_at_most": self.gap_at_most,
+            "budgets": budgets,
+            "slope": None if self.slope is None else self.slope.to_dict(),
+            "layers": {m.value: [c.to_dict() for c in costs] for m, costs in self.layers.items()},
+            "totals": {m.value: total for m, total in self.totals.items()},
+            "units": {m.value: unit.value for m, unit in self.units.items()},
+        }
+
+
+def certify(
+    problem: Problem,
+    solution: Solution,
+    policy: IndexArray | None = None,
+    *,
+    trials: Sequence[Trial] = (),
+    step: float = 0.05,
+    seconds: float = 60.0,
+) -> Certificate:
+    """Return the certificate of a policy.
+
+    Args:
+        problem: what was searched.
+        solution: of `search.exact.solve` for that problem.
+        policy: (L,) what is judged; None judges the solution.
+        trials: whose scores are accuracies, to tell what proxy loss is worth; () tells nothing.
+        step: how far each budget is moved to either side, as a share of it.
+        seconds: of each of the three solves that a budget takes.
+
+    Raises:
+        BudgetError: if the step is not between 0 and 1, or a solve found nothing in time.
+    """
+    if not 0 < step < 1:
+        raise BudgetError(f"a budget is moved by a share between 0 and 1, not {step}")
+    judged = solution.index if policy is None else policy
+    costs = {metric: float(cost[0]) for metric, cost in problem.costs(judged[None]).items()}
+    solver = Solver(problem, seconds)
+    return Certificate(
+        solution.loss,
+        solution.bound,
+        solution.proven,
+        solution.status,
+        float(problem.proxy_loss(judged[None])[0]),
+        tuple(_price(solver, solution, metric, step) for metric in problem.budgets),
+        {
+            metric: tuple(sorted(layer_costs(problem, judged, metric), key=lambda c: -c.cost))
+            for metric in problem.tables
+        },
+        costs,
+        {metric: table.unit for metric, table in problem.tables.items()},
+        measured_slope(trials),
+    )
+
+
+def measured_slope(trials: Sequence[Trial]) -> Slope | None:
+    """Return how much score goes with proxy loss; None if fewer than ten trials tell.
+
+    The Theil-Sen slope (the median of the slopes of all pairs) and its 95 % interval (Sen, Journal
+    of the American Statistical Association 63, 1968), over the half of the trials of the least
+    proxy loss: near the optimum the relation is not that of policies that fail.
+
+    Args:
+        trials: those whose score is not finite are left out.
+    """
+    measured = sorted((t for t in trials if np.isfinite(t.score)), key=lambda t: t.loss)
+    count = max(_FEWEST_TRIALS, int(np.ceil(_NEAREST * len(measured))))
+    nearest = measured[: min(count, _MOST_TRIALS)]
+    if len(nearest) < _FEWEST_TRIALS or nearest[0].loss == nearest[-1].loss:
+        return None
+    from scipy.stats import theilslopes
+
+    found = theilslopes([t.score for t in nearest], [t.loss for t in nearest])
+    slope, _, low, high = map(float, found)
+    return Slope(-slope, -high, -low, len(nearest))
+
+
+def _price(solver: Solver, solution: Solution, metric: Metric, share: float) -> ShadowPrice:
+    problem = solver.problem
+    budget = problem.budgets[metric]
+    step = share * budget
+    looser = solver.optimum_within({**problem.budgets, metric: budget + step})
+    assert looser is not None  # the solution is within a wider budget
+    tighter = solver.optimum_within({**problem.budgets, metric: budget - step})
+    others = [m for m in problem.budgets if m is not metric]
+    least = solver.minimum(metric, within=others)
+    assert least is not None  # the solution is within the other budgets
+    solved = [solution, looser, least, *([tighter] if tighter else [])]
+    return ShadowPrice(
+        metric,
+        problem.tables[metric].unit,
+        budget,
+        solution.costs[metric],
+        step,
+        solution.loss,
+        min(looser.loss, solution.loss),  # the solution is within a wider budget too
+        None if tighter is None else max(tighter.loss, solution.loss),
+        least.costs[metric],
+        all(one.proven for one in solved),
+    )
