@@ -62,6 +62,8 @@ class BackendContext:
             first, and a run that was ended goes on from there.
         progress: called with the share done, 0..1, and what is being done.
         anew: measuring backends first remove what `store` holds of a network that they measure.
+        brief: `CostModel.total` of measuring backends times each policy as briefly as one of a
+            table's many is, for searches that ask for hundreds; what they find is timed again.
     """
 
     threads: int = 1
@@ -71,6 +73,7 @@ class BackendContext:
     store: Path | None = None
     progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
     anew: bool = False
+    brief: bool = False
 
 
 BackendFactory = Callable[[str, BackendContext], CostModel]

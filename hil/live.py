@@ -116,6 +116,8 @@ class OrtLive:
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
         """Build, audit and time each policy, paired with the float network; (P,) seconds, p10.
 
+        Policies whose layers run the same kernels share one measurement.
+
         Raises:
             AuditError: if the runtime does not execute the float network as asked.
             BackendError: if another metric is asked for.
@@ -166,7 +168,8 @@ class OrtLive:
         That is what the float network took when it was timed as a policy, so that all totals refer
         to one number.
         """
-        measure, seed = self._measure(network, _TOTAL_TURNS), self._context.seed
+        turns = TURNS if self._context.brief else _TOTAL_TURNS
+        measure, seed = self._measure(network, turns), self._context.seed
         floats = np.zeros_like(pattern)
         for each in (floats, pattern):
             key = network.digest, each.tobytes()

@@ -45,6 +45,29 @@ class Costs:
         """Return the table of every metric, over `choices`."""
         return {m: model.table(network, choices, m) for m, model in self.models.items()}
 
+    def tables_with_float(
+        self, network: Network, choices: Sequence[BitWidths]
+    ) -> dict[Metric, CostTable]:
+        """Return the table of every metric but size, over `choices` and, where priced, float32.
+
+        `replaying` them answers a search as the models themselves do.
+        """
+        wider = tuple(dict.fromkeys((*choices, FLOAT32)))
+        found: dict[Metric, CostTable] = {}
+        for metric, model in self.models.items():
+            if metric is Metric.SIZE:
+                continue
+            try:
+                found[metric] = model.table(network, wider, metric)
+            except UnsupportedChoiceError:
+                found[metric] = model.table(network, choices, metric)
+        return found
+
+    def replaying(self, tables: Mapping[Metric, CostTable]) -> "Costs":
+        """Return the costs with `tables` instead of the models of their metrics."""
+        named = {m: TableReplay(table, self.model(m).name) for m, table in tables.items()}
+        return Costs({**self.models, **named})
+
     def total(self, network: Network, policies: Sequence[Policy], metric: Metric) -> FloatArray:
         """Return the cost of each policy, (P,), in the unit of its model (`unit_of`)."""
         return self.model(metric).total(network, PolicyBatch.of(network, policies), metric)

@@ -24,6 +24,7 @@ from quantmeter.costs import Costs
 from quantmeter.data import Data
 from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, DemoResult, discard, meets
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
+from quantmeter.scoring import Scorer
 from quantmeter.searching import Found, Prepared, describe, prepare, run_method
 from quantmeter.workbench import Workbench, open_workbench
 from search.budgets import BudgetRequest
@@ -191,7 +192,7 @@ def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Fo
             result = run_method(
                 prepared,
                 row.method,
-                reward=row.reward,
+                scorer=Scorer(prepared, row.reward),
                 episodes=options.episodes if row.reward == "accuracy" else _PROXY_EPISODES,
                 seed=options.seed,
                 start=greedy if row.warm else None,

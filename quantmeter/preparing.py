@@ -20,7 +20,6 @@ from search.budgets import BudgetRequest
 from search.exact import solve
 from search.oracle import PostTrainingOracle
 from search.problem import Problem
-from search.searcher import Evaluate
 from search.sensitivity import Sensitivity, measure_sensitivity
 
 REWARDS = ("accuracy", "proxy")
@@ -55,17 +54,6 @@ class Prepared:
     problem: Problem
     sensitivity: Sensitivity
     oracle: PostTrainingOracle
-
-    def evaluate(self, reward: str) -> Evaluate:
-        """Return what a searcher maximises: accuracy, or the negative proxy loss.
-
-        Raises:
-            QuantmeterError: for another reward.
-        """
-        check_reward(reward)
-        if reward == "proxy":
-            return lambda index: -self.problem.proxy_loss(index)
-        return lambda index: self.oracle.accuracy(self.batch(index))
 
     def batch(self, index: IndexArray) -> PolicyBatch:
         """Return policies (P, L) of the problem's choices as a batch."""

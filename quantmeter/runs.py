@@ -1,22 +1,20 @@
-"""What a search found, in figures, and the folder that it is written to."""
+"""What a search found, in figures."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from costmodels.provenance import said_of
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.policy import IndexArray, Policy
 from quantmeter.preparing import Prepared
+from quantmeter.scoring import Score, Totals
 from search.budgets import BudgetRequest
 from search.exact import Solution
 from search.oracle import Interval, count_right
-from search.searcher import SearchResult, Trial
-
-POLICY, TRIALS, RESULT = "policy.json", "trials.jsonl", "result.json"
-"""The files of a run."""
+from search.searcher import SearchResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +30,9 @@ class Found:
         test_accuracy: on the held-out part, with its interval; None until it is reported.
         costs: in each metric by the tables that were searched, in their units; size, if the policy
             is to be exported, is exact.
-        feasible: whether every budget is met.
+        feasible: whether every budget is met by the tables.
         log: figures of the method.
+        measured: what it costs as a whole by what `--totals` named, in SI units, if anything was.
     """
 
     name: str
@@ -45,6 +44,7 @@ class Found:
     feasible: bool
     log: Mapping[str, float | str]
     test_accuracy: Interval | None = None
+    measured: Mapping[Metric, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -58,6 +58,7 @@ class Found:
             "test_accuracy": None if test is None else test.share,
             "test_accuracy_interval": None if test is None else [test.low, test.high],
             "costs": {metric.value: cost for metric, cost in self.costs.items()},
+            "measured": {metric.value: cost for metric, cost in self.measured.items()},
             "feasible": self.feasible,
             "log": dict(self.log),
         }
@@ -69,8 +70,18 @@ def describe(
     index: IndexArray,
     optimum: Solution,
     log: Mapping[str, float | str] | None = None,
+    score: Score | None = None,
 ) -> Found:
-    """Return what the search knows of one policy, (L,); the test part is not read."""
+    """Return what the search knows of one policy, (L,); the test part is not read.
+
+    Args:
+        prepared: see `quantmeter.preparing.prepare`.
+        name: of the method or the policy.
+        index: (L,) the policy.
+        optimum: of the proxy loss.
+        log: figures of the method.
+        score: what the search found of it; its accuracy is not computed again.
+    """
     problem = prepared.problem
     policy = prepared.policy(index)
     loss = float(problem.proxy_loss(index[None])[0])
@@ -78,15 +89,17 @@ def describe(
     if Metric.SIZE in priced:
         [size] = prepared.costs.total(prepared.bench.network, [policy], Metric.SIZE)
         priced[Metric.SIZE] = float(size)
+    known = None if score is None else score.accuracy
     return Found(
         name,
         policy,
         loss,
         loss / optimum.loss - 1.0 if optimum.loss > 0 else None,
-        prepared.oracle.score(policy),
+        prepared.oracle.score(policy) if known is None else known,
         priced,
         bool(problem.feasible(index[None])[0]),
         log or {},
+        measured={} if score is None else score.measured,
     )
 
 
@@ -97,28 +110,6 @@ def simulated_on_test(prepared: Prepared, policy: Policy) -> Interval:
     expected = bench.float_labels if labels is None else labels
     logits = bench.simulation.logits(policy, images, bench.corrections(policy))
     return Interval.wilson(count_right(logits, expected), len(images))
-
-
-def trial_writer(prepared: Prepared, stream: IO[str]) -> Callable[[Trial], None]:
-    """Return a function that appends each trial to `stream` as one JSON line, at once."""
-    names = prepared.bench.network.layer_names
-    choices = prepared.problem.choices
-    said = costs_from(prepared.problem.tables)
-
-    def write(trial: Trial) -> None:
-        bits = {n: str(choices[int(i)]) for n, i in zip(names, trial.index, strict=True)}
-        content = {
-            "origin": trial.origin,
-            "score": trial.score,
-            "proxy_loss": trial.loss,
-            "costs": {m.value: c for m, c in trial.costs.items()},
-            "costs_from": said,
-            "layers": bits,
-        }
-        stream.write(json.dumps(content) + "\n")
-        stream.flush()
-
-    return write
 
 
 def costs_from(tables: Mapping[Metric, CostTable]) -> dict[str, str]:
@@ -133,6 +124,7 @@ def summarize(
     found: Found,
     optimum: Solution,
     reward: str,
+    totals: Totals | None = None,
 ) -> dict[str, Any]:
     """Return what ``result.json`` holds, as JSON values."""
     problem, bench = prepared.problem, prepared.bench
@@ -153,6 +145,12 @@ def summarize(
         },
         "float": {
             m.value: prepared.costs.float_reference(bench.network, m) for m in problem.tables
+        },
+        "totals": None
+        if totals is None
+        else {
+            "backends": {metric.value: model.name for metric, model in totals.models.items()},
+            "limits": {metric.value: limit for metric, limit in totals.limits.items()},
         },
         "certificate": {
             "proxy_optimum": optimum.loss,

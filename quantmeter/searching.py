@@ -1,33 +1,35 @@
 """The second verb: find the bits that keep the accuracy inside the budgets."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
+from hil.device import detect
 from quantization.bits import DEFAULT_CHOICES, BitWidths
-from quantization.errors import BudgetError, PolicyError
+from quantization.errors import BudgetError, DataError, PolicyError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantization.ranges import RangeMethod
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
-from quantmeter.files import require_folder
+from quantmeter.journal import Journal, encode
 from quantmeter.preparing import REWARDS, Prepared, Progress, check_reward, prepare
-from quantmeter.runs import (
-    POLICY,
-    RESULT,
+from quantmeter.run_folder import (
     TRIALS,
-    Found,
-    describe,
-    simulated_on_test,
-    summarize,
-    trial_writer,
+    RunFolder,
+    Unfinished,
+    backend_identity,
+    data_digest,
+    versions,
 )
+from quantmeter.runs import Found, costs_from, describe, simulated_on_test, summarize
+from quantmeter.scoring import Scorer, open_totals
 from quantmeter.workbench import open_workbench
 from search import methods
 from search.budgets import parse_budgets
@@ -64,7 +66,7 @@ def run_method(
     prepared: Prepared,
     method: str,
     *,
-    reward: str = "accuracy",
+    scorer: Scorer | None = None,
     episodes: int = 600,
     seed: int = 0,
     start: IndexArray | None = None,
@@ -76,7 +78,7 @@ def run_method(
     Args:
         prepared: see `prepare`.
         method: one of `METHODS`.
-        reward: one of `REWARDS`.
+        scorer: what is maximised; None for accuracy.
         episodes: policies to try at most.
         seed: of every random choice.
         start: (L,) policy that iterative methods start from; None starts cold.
@@ -88,14 +90,20 @@ def run_method(
     """
     result = make_searcher(method, episodes, start).search(
         prepared.problem,
-        prepared.evaluate(reward),
+        scorer or Scorer(prepared, "accuracy"),
         evaluations=episodes,
         seed=seed,
         progress=progress,
         record=record,
     )
     if result.best is None:
-        raise BudgetError(f"{method} found no policy within the budgets; try --method exact")
+        rejected = sum(trial.rejected for trial in result.trials)
+        raise BudgetError(
+            f"all {rejected} policies that {method} tried were above the budgets when measured; "
+            "give more episodes or a larger budget"
+            if rejected
+            else f"{method} found no policy within the budgets; try --method exact"
+        )
     return result
 
 
@@ -115,6 +123,7 @@ class SearchReport:
         result: every trial.
         optimum: the exact optimum of the proxy loss, the certificate.
         summary: what ``result.json`` holds.
+        read_back: how many of the trials were made by an earlier run that had been ended.
     """
 
     policy: Policy
@@ -122,6 +131,7 @@ class SearchReport:
     result: SearchResult
     optimum: Solution
     summary: Mapping[str, Any]
+    read_back: int = 0
 
 
 def search(
@@ -137,6 +147,7 @@ def search(
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
     ranges: RangeMethod = "minmax",
+    totals: str | None = None,
     threads: int = 1,
     seconds: float = 60.0,
     seed: int = 0,
@@ -144,9 +155,13 @@ def search(
     exported: bool = True,
     tables: Mapping[str, CostTable] | None = None,
     out: str | Path | None = None,
+    anew: bool = False,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchReport:
     """Search for the bits of every layer of a network under budgets.
+
+    A search into a folder can be ended at any time: the same call goes on with it, repeats no
+    evaluation and ends with the same result.
 
     Args:
         model: path of an ONNX file, or a network.
@@ -160,6 +175,8 @@ def search(
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
+        totals: backend that prices each tried policy as a whole, such as ``ort``, which builds and
+            times it, briefly; one above its budget is rejected. None goes by the sum of the table.
         threads: of a measuring backend.
         seconds: wall time of a measuring backend.
         seed: of split and search.
@@ -167,19 +184,22 @@ def search(
         exported: whether the policy is to be exported. If not, as for other hardware, choices that
             ONNX Runtime cannot run are allowed too, and nothing has a size.
         tables: to use for ``table:FILE`` instead of what the file holds, by the file as in `cost`.
-        out: folder for ``policy.json``, ``trials.jsonl`` and ``result.json``; None writes nothing.
+        out: folder of the run (`quantmeter.run_folder`); None writes nothing.
+        anew: discard an unfinished search in `out` instead of going on with it.
         progress: called with the share done and what is being done.
 
     Returns:
         The best policy with its figures and the certificate.
 
     Raises:
-        QuantmeterError: what is wrong with the model, the data, a budget or a backend.
+        QuantmeterError: what is wrong with the model, the data, a budget, a backend or the folder.
     """
     make_searcher(method, episodes)  # says at once that there is no such method
     check_reward(reward)
     requests = parse_budgets(budgets)
     bench = open_workbench(model, data, seed=seed, ranges=ranges)
+    if bench.data is None:
+        raise DataError("a search needs images: give --data DATA.npz")
     if short := [tie for tie in ties if len(set(tie)) < 2]:
         raise PolicyError(f"a tie names at least two layers, not {','.join(short[0]) or 'none'}")
     bench.network.tied(ties)  # says at once that there is no such layer
@@ -194,37 +214,76 @@ def search(
     costs = parse_costs(cost, context, exported=exported, tables=tables)
     if not costs.models:
         raise BackendError("nothing is priced; name what prices the latency or energy: --cost")
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        require_folder(folder)  # says at once that it cannot be written to
-    prepared = prepare(bench, costs, requests, choices, ties=ties, progress=progress)
-    optimum = solve(prepared.problem)
-    iterative = methods.METHODS[method].iterative
-    stream: IO[str] | None = None
-    if folder is not None:
-        for name in (POLICY, RESULT):  # of an earlier run: two runs are never mixed
-            (folder / name).unlink(missing_ok=True)
-        stream = (folder / TRIALS).open("w", encoding="utf-8")
-    try:
+    whole = None if totals is None else open_totals(totals, context, requests, bench.network)
+    request = {
+        "network": [bench.network.digest, bench.network.weights_digest],
+        "data": data_digest(bench.data),
+        "cost": [backend_identity(text, tables or {}) for text in cost],
+        "budgets": sorted(map(str, requests)),
+        "method": method,
+        "reward": reward,
+        "episodes": episodes,
+        "warm": warm,
+        "choices": list(map(str, choices)),
+        "ties": sorted(sorted(tie) for tie in ties),
+        "ranges": ranges,
+        "totals": None if totals is None else backend_identity(totals, {}),
+        "threads": threads,
+        "time": seconds,
+        "seed": seed,
+        "export": exported,
+        "device": list(detect().identity),
+        "versions": versions(),
+    }
+    with ExitStack() as held:
+        folder = None if out is None else held.enter_context(RunFolder(Path(out)))
+        left: Unfinished | None = None
+        if folder is not None and not anew:
+            left = folder.unfinished(request, bench.network.layer_names, choices)
+        priced = costs if left is None else costs.replaying(left.tables)
+        prepared = prepare(bench, priced, requests, choices, ties=ties, progress=progress)
+        optimum = solve(prepared.problem)
+        iterative = methods.METHODS[method].iterative
+        known = {} if left is None else {kept.index.tobytes(): kept.score for kept in left.trials}
+        scorer = Scorer(prepared, reward, whole, known)
+        journal: Journal | None = None
+        if folder is not None:
+            if left is None:
+                folder.begin(request, priced.tables_with_float(bench.network, choices))
+            journal = held.enter_context(_journal(folder, left, prepared, scorer))
         result = run_method(
             prepared,
             method,
-            reward=reward,
+            scorer=scorer,
             episodes=episodes,
             seed=seed,
             start=_warm_start(prepared.problem) if warm and iterative else None,
-            record=None if stream is None else trial_writer(prepared, stream),
+            record=None if journal is None else journal.record,
             progress=progress,
         )
-    finally:
-        if stream is not None:
-            stream.close()
-    assert result.best is not None
-    found = describe(prepared, method, result.best, optimum, result.log)
-    found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
-    summary = summarize(prepared, requests, result, found, optimum, reward)
-    if folder is not None:
-        (folder / POLICY).write_text(found.policy.to_json(), encoding="utf-8")
-        text = json.dumps(summary, indent=2, allow_nan=False)
-        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
-    return SearchReport(found.policy, found, result, optimum, summary)
+        assert result.best is not None
+        score = scorer.of(result.best)
+        found = describe(prepared, method, result.best, optimum, result.log, score)
+        found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
+        summary = summarize(prepared, requests, result, found, optimum, reward, whole)
+        if folder is not None:
+            folder.finish(found.policy.to_json(), summary)
+    return SearchReport(found.policy, found, result, optimum, summary, len(known))
+
+
+def _journal(
+    folder: RunFolder, left: Unfinished | None, prepared: Prepared, scorer: Scorer
+) -> Journal:
+    """Open the file of trials of a run, behind those that it holds already."""
+    line = partial(
+        encode,
+        layers=prepared.bench.network.layer_names,
+        choices=prepared.problem.choices,
+        said=costs_from(prepared.problem.tables),
+    )
+    return Journal(
+        folder.path / TRIALS,
+        () if left is None else left.trials,
+        0 if left is None else left.size,
+        lambda trial: line(trial, scorer.of(trial.index)),
+    )

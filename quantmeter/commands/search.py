@@ -55,6 +55,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")
     parser.add_argument("--warm", action="store_true", help="start from what greedy search finds")
     parser.add_argument(
+        "--totals",
+        metavar="BACKEND",
+        help="prices each tried policy as a whole, such as ort, which builds and times it briefly; "
+        "one above its budget is rejected (default: the sum of the table)",
+    )
+    parser.add_argument(
         "--tie",
         action="append",
         default=[],
@@ -76,12 +82,20 @@ def add_parser(subparsers: Subparsers) -> None:
     add_time(parser)
     add_store(parser)
     add_old_tables(parser)
-    parser.add_argument("--out", default="runs/search", metavar="RUN", help="folder (runs/search)")
+    parser.add_argument(
+        "--out",
+        default="runs/search",
+        metavar="RUN",
+        help="folder (runs/search); the same command goes on with a search that was ended",
+    )
+    parser.add_argument(
+        "--anew", action="store_true", help="discard an unfinished search in the folder"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, write the run, and print the best policy."""
-    from costmodels.units import Metric, Unit, format_quantity, parse_duration
+    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity, parse_duration
     from quantmeter.searching import search
 
     tables = check_named_tables(arguments)
@@ -98,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],
             ranges=arguments.ranges,
+            totals=arguments.totals,
             threads=arguments.threads,
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
@@ -105,12 +120,15 @@ def run(arguments: argparse.Namespace) -> int:
             exported=not arguments.no_export,
             tables=tables,
             out=arguments.out,
+            anew=arguments.anew,
             progress=progress,
         )
     if arguments.json:
         print_json(report.summary)
         return 0
     found, out = report.found, console()
+    if report.read_back:
+        out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
     rows = table("Best policy", "layer", "bits")
     for name, bits in found.policy.layers.items():
         rows.add_row(name, str(bits))
@@ -137,6 +155,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"{format_quantity(budget['limit'], unit)}"
             + ("" if name == Metric.SIZE.value else f", {said}"),
             soft_wrap=True,
+        )
+    for metric, cost in found.measured.items():
+        limit = (report.summary["totals"] or {})["limits"].get(metric.value)
+        named = report.summary["totals"]["backends"][metric.value]
+        said = "" if limit is None else f" of {format_quantity(limit, SI_UNIT[metric])}"
+        out.print(
+            f"{metric.value} as a whole: {format_quantity(cost, SI_UNIT[metric])}{said}, by {named}"
         )
     out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
     if arguments.no_export:

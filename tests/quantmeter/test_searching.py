@@ -73,7 +73,10 @@ def test_every_method_respects_the_budgets(method: str, run, digits: Subject) ->
 def test_the_run_folder_holds_what_was_found(method: str, run, digits: Subject) -> None:  # type: ignore[no-untyped-def]
     report, folder = run(method)
     assert sorted(p.name for p in folder.iterdir()) == [
+        "energy.table.json",
+        "latency.table.json",
         "policy.json",
+        "request.json",
         "result.json",
         "trials.jsonl",
     ]
@@ -272,7 +275,7 @@ def test_an_interrupted_search_leaves_nothing_of_an_earlier_one(
     monkeypatch.setattr("quantmeter.searching.run_method", interrupt)
     with pytest.raises(KeyboardInterrupt):
         _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["trials.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "trials.jsonl"]
     assert (tmp_path / "trials.jsonl").read_text() == ""
 
 

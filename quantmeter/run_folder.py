@@ -1,0 +1,178 @@
+"""The folder of a search: what was asked, the tables, the trials; and going on where it ended."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from costmodels.table import CostTable
+from costmodels.units import Metric
+from quantization.bits import BitWidths
+from quantization.errors import QuantmeterError
+from quantmeter.data import Data
+from quantmeter.files import require_folder
+from quantmeter.journal import Kept, read_trials
+
+POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", "request.json"
+"""The files of a run, besides ``METRIC.table.json`` for each metric that is priced by a table."""
+
+_LOGGER = logging.getLogger(__name__)
+_LIBRARIES = ("quantmeter", "numpy", "onnxruntime", "optuna", "scipy", "torch")
+_VERSION = 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the result of a search; of what is installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def data_digest(data: Data) -> str:
+    """Return the SHA-256 of images and classes."""
+    hashed = hashlib.sha256(repr((data.x.shape, data.y is None)).encode())
+    hashed.update(data.x.tobytes())
+    if data.y is not None:
+        hashed.update(repr(data.y.dtype.str).encode())
+        hashed.update(data.y.tobytes())
+    return hashed.hexdigest()
+
+
+def backend_identity(text: str, tables: Mapping[str, CostTable]) -> list[str]:
+    """Return a ``--cost`` value with the SHA-256 of the file that it names, if it names one."""
+    argument = text.partition(":")[2]
+    if argument and Path(argument).is_file():
+        return [text, hashlib.sha256(Path(argument).read_bytes()).hexdigest()]
+    if argument in tables:
+        return [text, hashlib.sha256(tables[argument].to_json().encode()).hexdigest()]
+    return [text]
+
+
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """What an unfinished run of the same request left.
+
+    Args:
+        trials: in the order in which they were made.
+        size: bytes of the file that they are.
+        tables: what it searched with.
+    """
+
+    trials: Sequence[Kept]
+    size: int
+    tables: Mapping[Metric, CostTable]
+
+
+class RunFolder:
+    """The folder of one search, held by one process at a time.
+
+    Args:
+        path: the folder; made if it is missing.
+
+    Raises:
+        QuantmeterError: if it cannot be written to, or another search is running in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_folder(path)
+        self.path = path
+        self._lock = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise QuantmeterError(
+                f"another search is running in {path}; give another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            _LOGGER.debug("%s cannot be locked", path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def unfinished(
+        self, request: Mapping[str, Any], layers: Sequence[str], choices: Sequence[BitWidths]
+    ) -> Unfinished | None:
+        """Return what is left of an unfinished run of `request`; None if there is none.
+
+        A run without a trial has nothing to lose, and a finished one is replaced.
+
+        Raises:
+            QuantmeterError: if the folder holds trials of another request, or they cannot be read.
+        """
+        if (self.path / RESULT).exists() or not (self.path / REQUEST).exists():
+            return None
+        trials = self.path / TRIALS
+        if not trials.exists() or not trials.stat().st_size:
+            return None
+        held = self._read_request()
+        if differing := sorted(k for k in {*held, *request} if held.get(k) != request.get(k)):
+            raise QuantmeterError(
+                f"{self.path} holds an unfinished search that differs in {', '.join(differing)}: "
+                "repeat its command to go on with it, give another --out, or discard it with --anew"
+            )
+        kept, size = read_trials(trials, layers, choices)
+        tables = {
+            metric: CostTable.read(path)
+            for metric in Metric
+            if (path := self._table(metric)).exists()
+        }
+        return Unfinished(kept, size, tables)
+
+    def begin(self, request: Mapping[str, Any], tables: Mapping[Metric, CostTable]) -> None:
+        """Remove what an earlier run left, and write what is asked and the tables."""
+        for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
+            (self.path / name).unlink(missing_ok=True)
+        for metric in Metric:
+            self._table(metric).unlink(missing_ok=True)
+        for metric, table in tables.items():
+            self._table(metric).write_text(table.to_json(), encoding="utf-8")
+        content = {"version": _VERSION, "request": dict(request)}
+        self._replace(REQUEST, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def finish(self, policy: str, summary: Mapping[str, Any]) -> None:
+        """Write the policy file and, last of all, the result: with it the run is finished."""
+        self._replace(POLICY, policy)
+        self._replace(RESULT, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def _table(self, metric: Metric) -> Path:
+        return self.path / f"{metric.value}.table.json"
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file that is there as a whole, or not at all."""
+        half = self.path / f".{name}.half"
+        with half.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        half.replace(self.path / name)
+
+    def _read_request(self) -> dict[str, Any]:
+        path = self.path / REQUEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            held = content["request"] if content["version"] == _VERSION else None
+        except (OSError, ValueError, KeyError, TypeError):
+            held = None
+        if not isinstance(held, dict):
+            raise QuantmeterError(f"{path} cannot be read; discard the run with --anew")
+        return held

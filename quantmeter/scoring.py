@@ -1,0 +1,159 @@
+"""What a search maximises: each policy is scored once; scores read back are taken as they are."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from costmodels.model import BackendContext, CostModel, unit_of
+from costmodels.table import FloatArray
+from costmodels.units import Metric
+from hil.calibration import FailedPolicyError
+from quantization.bits import FLOAT32
+from quantization.errors import BudgetError
+from quantization.network import Network
+from quantization.policy import IndexArray, Policy, PolicyBatch
+from quantmeter.costs import parse_costs
+from quantmeter.preparing import Prepared, check_reward
+from search.budgets import BudgetRequest
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of one policy.
+
+    Args:
+        value: what the search maximises; ``-inf`` rejects the policy as infeasible when measured.
+        accuracy: on the search part; None where it was not asked for.
+        measured: what the policy costs as a whole, by metric; empty where nothing measures it.
+    """
+
+    value: float
+    accuracy: float | None = None
+    measured: Mapping[Metric, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Whole policies are priced, not summed up: by a backend that measures them, say.
+
+    Args:
+        models: what prices whole policies, by metric.
+        limits: the most that a metric may cost so; a policy above is rejected.
+    """
+
+    models: Mapping[Metric, CostModel]
+    limits: Mapping[Metric, float]
+
+    def costs(self, policy: PolicyBatch, prepared: Prepared) -> dict[Metric, float] | None:
+        """Return what one policy costs; None if it could not be built, run or timed."""
+        network = prepared.bench.network
+        try:
+            return {
+                metric: float(model.total(network, policy, metric)[0])
+                for metric, model in self.models.items()
+            }
+        except FailedPolicyError:
+            return None
+
+    def met(self, costs: Mapping[Metric, float]) -> bool:
+        """Whether every limit is met."""
+        return not any(costs[m] > limit for m, limit in self.limits.items())
+
+
+def open_totals(
+    text: str, context: BackendContext, budgets: Sequence[BudgetRequest], network: Network
+) -> Totals:
+    """Read ``--totals``: what prices whole policies, and what they may cost.
+
+    A budget that is a fraction of the float network refers to the same backend's cost of it.
+
+    Args:
+        text: a backend, or ``METRIC=`` and a backend.
+        context: of the backend; policies are timed briefly.
+        budgets: of the search.
+        network: the network.
+
+    Raises:
+        BackendError: if there is no such backend, or it prices no metric.
+        BudgetError: if a budget is in a unit that it does not answer in.
+    """
+    brief = replace(context, brief=True, progress=lambda _share, _what: None)
+    models = dict(parse_costs([text], brief, exported=False).models)
+    floats = PolicyBatch.of(network, [Policy.uniform(network, FLOAT32)])
+    limits = {}
+    for budget in budgets:
+        if budget.metric not in models:
+            continue
+        model = models[budget.metric]
+        unit = unit_of(model, network, (FLOAT32,), budget.metric)
+        if budget.relative:
+            limits[budget.metric] = budget.resolve(
+                float(model.total(network, floats, budget.metric)[0])
+            )
+        elif budget.unit is unit:
+            limits[budget.metric] = budget.value
+        else:
+            raise BudgetError(
+                f"{budget} cannot be compared with totals in {unit.value}; give a fraction, such "
+                f"as {budget.metric.value}=0.7x"
+            )
+    return Totals(models, limits)
+
+
+class Scorer:
+    """The `Evaluate` of a search; remembers what it found of each policy.
+
+    Args:
+        prepared: see `quantmeter.preparing.prepare`.
+        reward: ``accuracy`` or ``proxy``.
+        totals: prices whole policies; None leaves costs to the tables. A policy above a limit is
+            rejected before its accuracy is looked at.
+        known: scores that an earlier run found, by the bytes of the policy's row.
+
+    Attributes:
+        asked: how many policies were scored here: not those that were known.
+
+    Raises:
+        QuantmeterError: for another reward.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        reward: str,
+        totals: Totals | None = None,
+        known: Mapping[bytes, Score] | None = None,
+    ) -> None:
+        check_reward(reward)
+        self._prepared, self._reward, self._totals = prepared, reward, totals
+        self._known = dict(known or {})
+        self.asked = 0
+
+    def __call__(self, index: IndexArray) -> FloatArray:
+        """Return the scores (P,) of policies (P, L)."""
+        return np.array([self.of(row).value for row in index], np.float64)
+
+    def of(self, row: IndexArray) -> Score:
+        """Return what is known of one policy, (L,); finds it out now if nothing is."""
+        key = np.ascontiguousarray(row, np.uint8).tobytes()
+        if key not in self._known:
+            self._known[key] = self._find(row[None])
+            self.asked += 1
+        return self._known[key]
+
+    def _find(self, index: IndexArray) -> Score:
+        batch = self._prepared.batch(index)
+        measured: Mapping[Metric, float] = {}
+        if self._totals is not None:
+            found = self._totals.costs(batch, self._prepared)
+            if found is None:
+                return Score(-math.inf)
+            if not self._totals.met(found):
+                return Score(-math.inf, measured=found)
+            measured = found
+        if self._reward == "proxy":
+            return Score(-float(self._prepared.problem.proxy_loss(index)[0]), measured=measured)
+        accuracy = float(self._prepared.oracle.accuracy(batch)[0])
+        return Score(accuracy, accuracy, measured)
