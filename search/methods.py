@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from costmodels.table import FloatArray
 from quantization.errors import QuantmeterError, did_you_mean
 from quantization.policy import IndexArray
+from search.bayesian import Bayesian
+from search.evolution import Evolution
 from search.exact import Exact
 from search.greedy import Greedy
+from search.manual import Manual
+from search.neighbourhood import Neighbourhood
 from search.sampling import RandomSearch
 from search.searcher import Searcher
 from search.uniform import Uniform
+from search.zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from search.reinforce import ReinforceConfig
@@ -28,6 +34,7 @@ class MethodSettings:
         episodes: policies that the agent samples at most.
         agent: knobs of the agent; None takes the defaults for a cold or a warm start.
         seconds: wall time of an exact solver.
+        proxy: (L, K) losses that zero-shot looks at; None takes those of the problem.
     """
 
     start: IndexArray | None = None
@@ -35,6 +42,7 @@ class MethodSettings:
     episodes: int = 600
     agent: "ReinforceConfig | None" = None
     seconds: float = 60.0
+    proxy: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,12 @@ def _reinforce(settings: MethodSettings) -> Searcher:
     return Reinforce(settings.agent or default(episodes=settings.episodes), settings.start)
 
 
+def _differentiable(settings: MethodSettings) -> Searcher:
+    from search.differentiable import Differentiable
+
+    return Differentiable(settings.start, settings.repair)
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "reinforce": Method(_reinforce, "an LSTM agent learns by policy gradient", iterative=True),
@@ -70,6 +84,22 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "uniform": Method(lambda _: Uniform(), "the same bits everywhere", iterative=False),
         "random": Method(
             lambda s: RandomSearch(s.start, s.repair), "independent draws", iterative=True
+        ),
+        "neighbourhood": Method(
+            lambda s: Neighbourhood(s.start, s.repair),
+            "random changes of the best so far",
+            iterative=True,
+        ),
+        "evolution": Method(
+            lambda s: Evolution(s.start, s.repair), "NSGA-II of optuna", iterative=True
+        ),
+        "bayesian": Method(lambda s: Bayesian(s.start, s.repair), "TPE of optuna", iterative=True),
+        "differentiable": Method(
+            _differentiable, "gradient descent on softened bit choices", iterative=True
+        ),
+        "manual": Method(lambda _: Manual(), "8 bits at both ends, depthwise low", iterative=False),
+        "zero-shot": Method(
+            lambda s: ZeroShot(s.proxy, s.seconds), "a proxy alone, no evaluation", iterative=False
         ),
     }
 )
