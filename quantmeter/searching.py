@@ -97,14 +97,23 @@ def run_method(
         record=record,
     )
     if result.best is None:
-        rejected = sum(trial.rejected for trial in result.trials)
-        raise BudgetError(
-            f"all {rejected} policies that {method} tried were above the budgets when measured; "
-            "give more episodes or a larger budget"
-            if rejected
-            else f"{method} found no policy within the budgets; try --method exact"
-        )
+        raise BudgetError(_nothing_found(method, result))
     return result
+
+
+def _nothing_found(method: str, result: SearchResult) -> str:
+    """Say why no policy was found, and what to do next."""
+    if not result.trials:
+        return f"{method} found no policy within the budgets; try --method exact"
+    if not methods.METHODS[method].iterative:
+        return (
+            f"what {method} found is above a budget as a whole; take an iterative method, such as "
+            "--method reinforce --warm"
+        )
+    return (
+        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole; "
+        "give more --episodes or a larger budget"
+    )
 
 
 def _warm_start(problem: Problem) -> IndexArray | None:
