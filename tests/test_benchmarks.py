@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
+        ("cascade.py", r"chosen: point \d[^$]*mean predicted [\d.]+ .?s, measured whole [\d.]+"),
         ("episodes.py", r"update +[\d.]+ ms"),
         ("exporter_choices.py", r"the same file again +[\d.]+ \[[\d.]+ [\d.]+\] +same dB"),
         (
