@@ -16,6 +16,7 @@ from quantization.policy import IndexArray
 from search.archive import Ledger
 from search.problem import Problem
 from search.program import Program, build
+from search.quiet import discarded_output
 from search.searcher import Evaluate, Progress, Record, SearchResult
 
 _OBJECTIVE_SCALE = 1e4
@@ -225,13 +226,14 @@ class Solver:
             columns = program.decisions[np.arange(len(decisions)), decisions]
             row_of = np.bincount(columns, minlength=program.columns).astype(np.float64)
             constraints.append(LinearConstraint(row_of, ub=len(decisions) - 1))
-        result = milp(
-            scale * objective,
-            integrality=program.integer,
-            bounds=Bounds(0, program.most),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": self.seconds},
-        )
+        with discarded_output():
+            result = milp(
+                scale * objective,
+                integrality=program.integer,
+                bounds=Bounds(0, program.most),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0, "time_limit": self.seconds},
+            )
         if result.status == 2:
             return None
         if result.x is None:

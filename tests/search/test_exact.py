@@ -1,3 +1,4 @@
+import ctypes
 import re
 from dataclasses import replace
 
@@ -389,6 +390,22 @@ def test_no_rival_beats_the_proven_optimum_of_a_deeper_network(seed):
     drawn = repair(given, random_policies(given, 500, np.random.default_rng(seed)))
     rivals = np.concatenate([found, drawn.index[~drawn.rejected]])
     assert given.proxy_loss(rivals).min() >= solution.loss * (1 - 1e-9)
+
+
+def test_what_the_solver_prints_by_itself_does_not_reach_the_standard_output(capfd, monkeypatch):
+    """HiGHS prints through C, past `sys.stdout` and late: after the JSON of a command."""
+    libc = ctypes.CDLL(None)
+
+    def noisy(*arguments, **options):
+        libc.printf(b"HighsMipSolverData::transformNewIntegerFeasibleSolution\n")
+        return milp(*arguments, **options)
+
+    libc.printf(b"before\n")
+    monkeypatch.setattr("search.exact.milp", noisy)
+    assert solve(problem(chain(), 0, LOOSE)).proven
+    libc.printf(b"after\n")
+    libc.fflush(None)
+    assert capfd.readouterr().out == "before\nafter\n"
 
 
 def test_the_searcher_scores_its_policy_once():
