@@ -5,12 +5,14 @@ One run gives many budgets: every trial that costs less than a smaller budget al
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from costmodels.table import FloatArray
 from costmodels.units import Metric
 from quantization.errors import BudgetError
+from quantization.policy import IndexArray
 from search.dominance import hypervolume, non_dominated
 from search.exact import Solution, Solver
 from search.problem import Problem
@@ -96,6 +98,28 @@ class FrontPoint:
     solution: Solution
     trial: Trial | None = None
 
+    def to_dict(self, problem: Problem) -> dict[str, Any]:
+        """Return the point as JSON values; `problem` names layers and bits."""
+        found, trial = self.solution, self.trial
+        tried = None
+        if trial is not None:
+            tried = {
+                "score": trial.score,
+                "proxy_loss": trial.loss,
+                "costs": _named(trial.costs),
+                "origin": trial.origin,
+                "layers": _bits(problem, trial.index),
+            }
+        return {
+            "budget": self.budget,
+            "proxy_loss": found.loss,
+            "bound": found.bound,
+            "proven": found.proven,
+            "costs": _named(found.costs),
+            "layers": _bits(problem, found.index),
+            "best_trial": tried,
+        }
+
 
 def proxy_front(
     problem: Problem, metric: Metric, count: int, *, seconds: float = 60.0
@@ -154,6 +178,15 @@ def with_trials(
         metric: what was swept.
     """
     return tuple(replace(p, trial=best_within(trials, {metric: p.budget})) for p in points)
+
+
+def _bits(problem: Problem, index: IndexArray) -> dict[str, str]:
+    names = problem.network.layer_names
+    return {name: str(problem.choices[k]) for name, k in zip(names, index, strict=True)}
+
+
+def _named(costs: Mapping[Metric, float]) -> dict[str, float]:
+    return {metric.value: cost for metric, cost in costs.items()}
 
 
 def _sweep(low: float, high: float, count: int) -> list[float]:

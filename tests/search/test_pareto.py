@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +109,21 @@ def test_each_budget_of_the_front_gets_the_best_trial_within_it():
         assert point.trial is not None
         assert point.trial.loss == pytest.approx(point.solution.loss)
     assert with_trials(points, trials[-1:], LATENCY)[0].trial is None
+
+
+def test_a_point_names_its_layers_bits_and_trial():
+    given = problem(chain(), 0, {LATENCY: 1.0})
+    [point, *_] = proxy_front(given, LATENCY, 3)
+    content = json.loads(json.dumps(point.to_dict(given), allow_nan=False))
+    bits = [str(given.choices[k]) for k in point.solution.index]
+    assert content["layers"] == dict(zip(given.network.layer_names, bits, strict=True))
+    assert content["costs"] == {"latency": point.solution.costs[LATENCY]}
+    assert content["best_trial"] is None
+    tried = Trial(point.solution.index, 0.5, 1.0, point.solution.costs, "test")
+    [with_trial] = with_trials([point], [tried], LATENCY)
+    told = with_trial.to_dict(given)["best_trial"]
+    assert told["score"] == 0.5
+    assert told["layers"] == content["layers"]
 
 
 def test_a_front_needs_a_table_and_two_budgets():
