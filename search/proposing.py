@@ -7,6 +7,7 @@ import numpy as np
 from costmodels.table import FloatArray
 from quantization.policy import IndexArray
 from search.archive import Ledger
+from search.exact import solve
 from search.problem import Problem
 from search.repair import judge, repair
 
@@ -57,11 +58,14 @@ def explore(
     Returns:
         Figures for the log: how many proposals were drawn, and which share was repaired, rejected,
         and met before.
+
+    Raises:
+        BudgetError: if all of the first proposals are rejected, and no policy meets the budgets.
     """
     settle = repair if repaired else judge
     seen: set[bytes] = set()
     count = {"drawn": 0, "repaired": 0, "rejected": 0, "repeated": 0}
-    idle = 0
+    idle, asked = 0, False
     given = None if start is None else start[None]
     while ledger.left > 0 and idle < PATIENCE:
         first = given is not None
@@ -72,6 +76,9 @@ def explore(
         new = np.array([k not in seen and keys.index(k) == i for i, k in enumerate(keys)])
         seen.update(keys)
         accepted = ~outcome.rejected
+        if not (first or asked) and outcome.rejected.all():
+            solve(problem)  # raises if the budgets cannot be met at all
+        asked = asked or not first
         scores = np.full(len(keys), -np.inf)
         origin = f"{name} start" if first else name
         scores[accepted & new] = ledger.score(outcome.index[accepted & new], origin)
