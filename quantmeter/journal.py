@@ -63,6 +63,8 @@ def encode(
         "costs_from": dict(said),
         "layers": {n: str(choices[int(i)]) for n, i in zip(layers, trial.index, strict=True)},
     }
+    if score.abandoned:
+        content["abandoned"] = True
     if score.measured:
         content["measured"] = {metric.value: cost for metric, cost in score.measured.items()}
     return json.dumps(content, allow_nan=False)
@@ -84,6 +86,7 @@ def decode(line: str, layers: Sequence[str], choices: Sequence[BitWidths]) -> Ke
         -math.inf if value is None else float(value),
         None if accuracy is None else float(accuracy),
         {Metric(name): float(cost) for name, cost in content.get("measured", {}).items()},
+        bool(content.get("abandoned", False)),
     )
     return Kept(index, str(content["origin"]), score)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -20,9 +21,18 @@ from search.budgets import BudgetRequest
 from search.exact import solve
 from search.oracle import PostTrainingOracle
 from search.problem import Problem
-from search.sensitivity import Sensitivity, measure_sensitivity
+from search.sensitivity import (
+    SENSITIVITIES,
+    Sensitivity,
+    Setting,
+    as_loss,
+    check_sensitivity,
+    measure,
+)
 
 REWARDS = ("accuracy", "proxy")
+_TOLD = ("kl", "accuracy-drop")
+"""The sensitivities that every run tells: those of `search.sensitivity.Sensitivity`, in order."""
 
 Progress = Callable[[float, str], None]
 
@@ -44,8 +54,9 @@ class Prepared:
     Args:
         bench: network and data.
         costs: what prices which metric.
-        problem: choices, tables, budgets and proxy loss (KL sensitivities).
+        problem: choices, tables, budgets and proxy loss: the sum of the layers' sensitivities.
         sensitivity: of each layer at each choice.
+        proxy: name of the sensitivity that the proxy loss sums up.
         oracle: accuracy on the search part.
     """
 
@@ -54,6 +65,7 @@ class Prepared:
     problem: Problem
     sensitivity: Sensitivity
     oracle: PostTrainingOracle
+    proxy: str = SENSITIVITIES[0]
 
     def batch(self, index: IndexArray) -> PolicyBatch:
         """Return policies (P, L) of the problem's choices as a batch."""
@@ -73,6 +85,8 @@ def prepare(
     choices: Sequence[BitWidths],
     *,
     ties: Sequence[Sequence[str]] = (),
+    sensitivity: str = SENSITIVITIES[0],
+    kept: Path | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> Prepared:
     """Price the choices, resolve the budgets and measure sensitivities.
@@ -84,13 +98,17 @@ def prepare(
         choices: bit-widths; float32 is what relative budgets refer to and need not be among them.
         ties: groups of layers that must get equal bits; they bind the problem only, since
             sensitivities are those of single layers.
+        sensitivity: name of the one that the proxy loss sums up, see `search.sensitivity`.
+        kept: folder of sensitivities: what was measured on the same setting is not measured again.
         progress: called with the share done and what is being done.
 
     Raises:
         BackendError: if nothing prices a budgeted metric.
         BudgetError: if a budget cannot be met; says what the minimum reachable is.
         DataError: without data, or if the network does not classify.
+        QuantmeterError: if there is no such sensitivity.
     """
+    check_sensitivity(sensitivity)
     network = bench.network
     if not bench.classifies:
         raise DataError("a search needs a network whose output is (N, classes)")
@@ -105,10 +123,12 @@ def prepare(
         solve(Problem(tied, tuple(choices), tables, limits, np.zeros(shape)))
     except (BudgetError, UnsupportedChoiceError) as error:
         raise type(error)(f"{error}{_not_exported(tables)}") from None
-    sensitivity = measure_sensitivity(bench.simulation, choices, images, labels, progress)
-    problem = Problem(tied, tuple(choices), tables, limits, sensitivity.kl)
+    setting = Setting(bench.simulation, choices, images, labels, bench.seed, progress)
+    measured = measure(dict.fromkeys((*_TOLD, sensitivity)), setting, kept)
+    problem = Problem(tied, tuple(choices), tables, limits, as_loss(measured[sensitivity]))
     oracle = PostTrainingOracle(bench.simulation, images, labels)
-    return Prepared(bench, costs, problem, sensitivity, oracle)
+    told = Sensitivity(*(measured[name] for name in _TOLD))
+    return Prepared(bench, costs, problem, told, oracle, sensitivity)
 
 
 def _limit(budget: BudgetRequest, table: CostTable, network: Network, costs: Costs) -> float:

@@ -21,7 +21,11 @@ from quantmeter.files import require_folder
 from quantmeter.journal import Kept, read_trials
 
 POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", "request.json"
-"""The files of a run, besides ``METRIC.table.json`` for each metric that is priced by a table."""
+"""The files of a run.
+
+Besides, ``METRIC.table.json`` for each metric that is priced by a table, and
+``front-NUMBER.policy.json`` for each point of a front.
+"""
 
 _LOGGER = logging.getLogger(__name__)
 _LIBRARIES = ("quantmeter", "numpy", "onnxruntime", "optuna", "scipy", "torch")
@@ -142,16 +146,17 @@ class RunFolder:
         """Remove what an earlier run left, and write what is asked and the tables."""
         for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
             (self.path / name).unlink(missing_ok=True)
-        for metric in Metric:
-            self._table(metric).unlink(missing_ok=True)
+        for path in (*map(self._table, Metric), *self.path.glob("front-*.policy.json")):
+            path.unlink(missing_ok=True)
         for metric, table in tables.items():
             self._table(metric).write_text(table.to_json(), encoding="utf-8")
         content = {"version": _VERSION, "request": dict(request)}
         self._replace(REQUEST, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def finish(self, policy: str, summary: Mapping[str, Any]) -> None:
-        """Write the policy file and, last of all, the result: with it the run is finished."""
-        self._replace(POLICY, policy)
+    def finish(self, policies: Mapping[str, str], summary: Mapping[str, Any]) -> None:
+        """Write policy files by name and, last of all, the result: then the run is finished."""
+        for name, text in policies.items():
+            self._replace(name, text)
         self._replace(RESULT, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def _table(self, metric: Metric) -> Path:

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from costmodels.provenance import said_of
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.policy import IndexArray, Policy
+from quantmeter.explaining import Explanation
 from quantmeter.preparing import Prepared
 from quantmeter.scoring import Score, Totals
+from quantmeter.search_options import Scoring
 from search.budgets import BudgetRequest
 from search.exact import Solution
 from search.oracle import Interval, count_right
@@ -123,8 +127,9 @@ def summarize(
     result: SearchResult,
     found: Found,
     optimum: Solution,
-    reward: str,
-    totals: Totals | None = None,
+    scoring: Scoring,
+    totals: Totals | None,
+    explanation: Explanation,
 ) -> dict[str, Any]:
     """Return what ``result.json`` holds, as JSON values."""
     problem, bench = prepared.problem, prepared.bench
@@ -133,7 +138,8 @@ def summarize(
         "version": 1,
         "network": bench.network.digest,
         "best": found.to_dict(),
-        "reward": reward,
+        "reward": scoring.reward,
+        "proxy": prepared.proxy,
         "evaluations": result.evaluations,
         "budgets": {
             r.metric.value: {
@@ -153,24 +159,27 @@ def summarize(
             "limits": {metric.value: limit for metric, limit in totals.limits.items()},
         },
         "certificate": {
-            "proxy_optimum": optimum.loss,
-            "proven": optimum.proven,
-            "gap": found.gap,
+            **explanation.certificate.to_dict(),
             "policy": json.loads(prepared.policy(optimum.index).to_json()),
         },
-        "sensitivity": {
-            name: {
-                str(bits): {"kl": float(kl), "accuracy_drop": float(drop)}
-                for bits, kl, drop in zip(
-                    problem.choices,
-                    prepared.sensitivity.kl[i],
-                    prepared.sensitivity.drop[i],
-                    strict=True,
-                )
-            }
-            for i, name in enumerate(bench.network.layer_names)
-        },
+        "patterns": explanation.patterns.to_dict(),
+        "front": None if explanation.front is None else explanation.front.to_dict(),
+        "sensitivity": _sensitivities(prepared),
         "split": bench.split.to_dict(),
         "costs_from": costs_from(problem.tables),
         "cost_sources": {m.value: dict(t.source) for m, t in problem.tables.items()},
     }
+
+
+def _sensitivities(prepared: Prepared) -> dict[str, dict[str, dict[str, float]]]:
+    """By layer and bits: what every run tells, and what the proxy loss sums up."""
+    problem, told = prepared.problem, prepared.sensitivity
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for i, name in enumerate(prepared.bench.network.layer_names):
+        found[name] = {}
+        for k, bits in enumerate(problem.choices):
+            cell = {"kl": float(told.kl[i, k]), "accuracy_drop": float(told.drop[i, k])}
+            if np.isfinite(problem.loss[i, k]):  # where the choice is supported
+                cell["proxy_loss"] = float(problem.loss[i, k])
+            found[name][str(bits)] = cell
+    return found

@@ -1,7 +1,7 @@
 """What a search maximises: each policy is scored once; scores read back are taken as they are."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantmeter.costs import parse_costs
 from quantmeter.preparing import Prepared, check_reward
 from search.budgets import BudgetRequest
+from search.racing import RacingOracle
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Score:
         value: what the search maximises; ``-inf`` rejects the policy as infeasible when measured.
         accuracy: on the search part; None where it was not asked for.
         measured: what the policy costs as a whole, by metric; empty where nothing measures it.
+        abandoned: whether it was not run on all images: then the accuracy is an estimate.
     """
 
     value: float
     accuracy: float | None = None
     measured: Mapping[Metric, float] = field(default_factory=dict)
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +113,9 @@ class Scorer:
         reward: ``accuracy`` or ``proxy``.
         totals: prices whole policies; None leaves costs to the tables. A policy above a limit is
             rejected before its accuracy is looked at.
-        known: scores that an earlier run found, by the bytes of the policy's row.
+        known: scores that an earlier run found, by the bytes of the policy's row, in the order in
+            which it found them.
+        race: how many best policies are scored on all images, see `search.racing`; 0 for all.
 
     Attributes:
         asked: how many policies were scored here: not those that were known.
@@ -125,11 +130,16 @@ class Scorer:
         reward: str,
         totals: Totals | None = None,
         known: Mapping[bytes, Score] | None = None,
+        race: int = 0,
     ) -> None:
         check_reward(reward)
         self._prepared, self._reward, self._totals = prepared, reward, totals
         self._known = dict(known or {})
         self.asked = 0
+        self._racing: RacingOracle | None = None
+        if race:
+            self._racing = RacingOracle(prepared.oracle, keep=race, seed=prepared.bench.seed)
+            self._racing.restore(self._accuracies())
 
     def __call__(self, index: IndexArray) -> FloatArray:
         """Return the scores (P,) of policies (P, L)."""
@@ -155,5 +165,15 @@ class Scorer:
             measured = found
         if self._reward == "proxy":
             return Score(-float(self._prepared.problem.proxy_loss(index)[0]), measured=measured)
-        accuracy = float(self._prepared.oracle.accuracy(batch)[0])
-        return Score(accuracy, accuracy, measured)
+        policy = batch[0]
+        if self._racing is None:
+            accuracy = self._prepared.oracle.score(policy)
+            return Score(accuracy, accuracy, measured)
+        accuracy = self._racing.score(policy)
+        return Score(accuracy, accuracy, measured, self._racing.is_abandoned(policy))
+
+    def _accuracies(self) -> Iterator[tuple[Policy, float]]:
+        """What is known of policies that were not rejected before they were run on images."""
+        for row, score in self._known.items():
+            if score.accuracy is not None:
+                yield self._prepared.batch(np.frombuffer(row, np.uint8)[None])[0], score.accuracy

@@ -1,8 +1,9 @@
 """The second verb: find the bits that keep the accuracy inside the budgets."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from quantization.policy import IndexArray, Policy
 from quantization.ranges import RangeMethod
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
+from quantmeter.explaining import Explanation, explain, front_files
 from quantmeter.journal import Journal, encode
 from quantmeter.preparing import REWARDS, Prepared, Progress, check_reward, prepare
 from quantmeter.run_folder import (
+    POLICY,
     TRIALS,
     RunFolder,
     Unfinished,
@@ -30,6 +33,7 @@ from quantmeter.run_folder import (
 )
 from quantmeter.runs import Found, costs_from, describe, simulated_on_test, summarize
 from quantmeter.scoring import Scorer, open_totals
+from quantmeter.search_options import Scoring, check_start, parse_front
 from quantmeter.workbench import open_workbench
 from search import methods
 from search.budgets import parse_budgets
@@ -106,18 +110,29 @@ def _nothing_found(method: str, result: SearchResult) -> str:
     if not result.trials:
         return f"{method} found no policy within the budgets; try --method exact"
     if not methods.METHODS[method].iterative:
-        return (
-            f"what {method} found is above a budget as a whole; take an iterative method, such as "
-            "--method reinforce --warm"
-        )
+        return _above_as_a_whole(method)
     return (
         f"all {len(result.trials)} policies that {method} tried are above a budget as a whole; "
         "give more --episodes or a larger budget"
     )
 
 
-def _warm_start(problem: Problem) -> IndexArray | None:
-    """What greedy search finds, (L,); None if it finds nothing within the budgets."""
+def _above_as_a_whole(method: str) -> str:
+    return (
+        f"what {method} found is above a budget as a whole; take an iterative method, such as "
+        "--method reinforce --warm"
+    )
+
+
+def _start(problem: Problem, optimum: Solution, warm: str | None) -> IndexArray | None:
+    """The policy that a search starts from, (L,).
+
+    None to start cold, or if greedy search finds nothing within the budgets.
+    """
+    if warm is None:
+        return None
+    if warm == "exact":
+        return optimum.index
     found = greedy_policy(problem)
     return None if found is None else found[0]
 
@@ -131,6 +146,7 @@ class SearchReport:
         found: it in figures.
         result: every trial.
         optimum: the exact optimum of the proxy loss, the certificate.
+        explanation: what is known beside the best policy.
         summary: what ``result.json`` holds.
         read_back: how many of the trials were made by an earlier run that had been ended.
     """
@@ -139,6 +155,7 @@ class SearchReport:
     found: Found
     result: SearchResult
     optimum: Solution
+    explanation: Explanation
     summary: Mapping[str, Any]
     read_back: int = 0
 
@@ -150,13 +167,13 @@ def search(
     cost: Sequence[str] = (),
     budgets: Sequence[str] = (),
     method: str = "reinforce",
-    reward: str = "accuracy",
     episodes: int = 600,
-    warm: bool = False,
+    warm: str | None = None,
+    scoring: Scoring | None = None,
+    front: str | None = None,
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
     ranges: RangeMethod = "minmax",
-    totals: str | None = None,
     threads: int = 1,
     seconds: float = 60.0,
     seed: int = 0,
@@ -178,18 +195,19 @@ def search(
         cost: backends, such as ``table:T.json`` or ``energy=analytical:haq``.
         budgets: such as ``latency=0.7x`` or ``size=2MB``.
         method: one of `METHODS`.
-        reward: ``accuracy`` or ``proxy``.
         episodes: policies to try.
-        warm: let an iterative method start from what greedy search finds on the proxy loss.
+        warm: let an iterative method start from the solution of the proxy loss that ``greedy`` or
+            ``exact`` search finds; None starts cold.
+        scoring: how policies are scored; None for accuracy.
+        front: such as ``latency=8``: find the best policies within so many budgets too.
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
-        totals: backend that prices each tried policy as a whole, such as ``ort``, which builds and
-            times it, briefly; one above its budget is rejected. None goes by the sum of the table.
         threads: of a measuring backend.
         seconds: wall time of a measuring backend.
         seed: of split and search.
         store: file of the measurements that a measuring backend keeps; None keeps none.
+            Sensitivities are kept beside it.
         exported: whether the policy is to be exported. If not, as for other hardware, choices that
             ONNX Runtime cannot run are allowed too, and nothing has a size.
         tables: to use for ``table:FILE`` instead of what the file holds, by the file as in `cost`.
@@ -204,7 +222,10 @@ def search(
         QuantmeterError: what is wrong with the model, the data, a budget, a backend or the folder.
     """
     make_searcher(method, episodes)  # says at once that there is no such method
-    check_reward(reward)
+    check_start(warm, method)
+    scoring = scoring or Scoring()
+    check_reward(scoring.reward)
+    asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
     bench = open_workbench(model, data, seed=seed, ranges=ranges)
     if bench.data is None:
@@ -223,20 +244,25 @@ def search(
     costs = parse_costs(cost, context, exported=exported, tables=tables)
     if not costs.models:
         raise BackendError("nothing is priced; name what prices the latency or energy: --cost")
-    whole = None if totals is None else open_totals(totals, context, requests, bench.network)
+    if asked is not None:
+        costs.model(asked.metric)  # says at once that nothing prices it
+    whole = None
+    if scoring.totals is not None:
+        whole = open_totals(scoring.totals, context, requests, bench.network)
     request = {
         "network": [bench.network.digest, bench.network.weights_digest],
         "data": data_digest(bench.data),
         "cost": [backend_identity(text, tables or {}) for text in cost],
         "budgets": sorted(map(str, requests)),
         "method": method,
-        "reward": reward,
+        **asdict(scoring),
         "episodes": episodes,
         "warm": warm,
+        "front": front,
         "choices": list(map(str, choices)),
         "ties": sorted(sorted(tie) for tie in ties),
         "ranges": ranges,
-        "totals": None if totals is None else backend_identity(totals, {}),
+        "totals": None if scoring.totals is None else backend_identity(scoring.totals, {}),
         "threads": threads,
         "time": seconds,
         "seed": seed,
@@ -250,11 +276,19 @@ def search(
         if folder is not None and not anew:
             left = folder.unfinished(request, bench.network.layer_names, choices)
         priced = costs if left is None else costs.replaying(left.tables)
-        prepared = prepare(bench, priced, requests, choices, ties=ties, progress=progress)
+        prepared = prepare(
+            bench,
+            priced,
+            requests,
+            choices,
+            ties=ties,
+            sensitivity=scoring.sensitivity,
+            kept=None if store is None else store.with_suffix(".sensitivities"),
+            progress=progress,
+        )
         optimum = solve(prepared.problem)
-        iterative = methods.METHODS[method].iterative
         known = {} if left is None else {kept.index.tobytes(): kept.score for kept in left.trials}
-        scorer = Scorer(prepared, reward, whole, known)
+        scorer = Scorer(prepared, scoring.reward, whole, known, scoring.race)
         journal: Journal | None = None
         if folder is not None:
             if left is None:
@@ -266,18 +300,39 @@ def search(
             scorer=scorer,
             episodes=episodes,
             seed=seed,
-            start=_warm_start(prepared.problem) if warm and iterative else None,
+            start=_start(prepared.problem, optimum, warm),
             record=None if journal is None else journal.record,
             progress=progress,
         )
         assert result.best is not None
         score = scorer.of(result.best)
+        if score.value == -math.inf:  # zero-shot scores nothing by itself
+            raise BudgetError(_above_as_a_whole(method))
         found = describe(prepared, method, result.best, optimum, result.log, score)
         found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
-        summary = summarize(prepared, requests, result, found, optimum, reward, whole)
+        explanation = explain(
+            prepared,
+            optimum,
+            _with_measured_costs(result, scorer),
+            scores_are_accuracies=scoring.reward == "accuracy",
+            front=asked,
+        )
+        summary = summarize(prepared, requests, result, found, optimum, scoring, whole, explanation)
         if folder is not None:
-            folder.finish(found.policy.to_json(), summary)
-    return SearchReport(found.policy, found, result, optimum, summary, len(known))
+            policies = {POLICY: found.policy.to_json()}
+            if explanation.front is not None:
+                policies |= front_files(explanation.front)
+            folder.finish(policies, summary)
+    return SearchReport(found.policy, found, result, optimum, explanation, summary, len(known))
+
+
+def _with_measured_costs(result: SearchResult, scorer: Scorer) -> SearchResult:
+    """The result with what each trial costs as a whole, where that was looked at."""
+    trials = tuple(
+        replace(trial, costs={**trial.costs, **scorer.of(trial.index).measured})
+        for trial in result.trials
+    )
+    return replace(result, trials=trials)
 
 
 def _journal(

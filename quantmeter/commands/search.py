@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
@@ -22,6 +24,9 @@ from quantmeter.commands.options import (
     store_of,
     table,
 )
+
+if TYPE_CHECKING:
+    from quantmeter.searching import SearchReport
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -44,7 +49,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--method",
         default="reinforce",
-        help="reinforce (default), exact, greedy, uniform or random",
+        help="reinforce (default), evolution, bayesian, neighbourhood, differentiable or random; "
+        "without evaluations exact, greedy, manual, uniform or zero-shot",
     )
     parser.add_argument(
         "--reward",
@@ -53,12 +59,41 @@ def add_parser(subparsers: Subparsers) -> None:
         help="accuracy on the search part, or the negative sum of sensitivities",
     )
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")
-    parser.add_argument("--warm", action="store_true", help="start from what greedy search finds")
+    parser.add_argument(
+        "--warm",
+        nargs="?",
+        const="greedy",
+        metavar="exact",
+        help="start from what greedy search finds on the proxy loss, or with exact, from its "
+        "optimum",
+    )
+    parser.add_argument(
+        "--sensitivity",
+        default="kl",
+        metavar="NAME",
+        help="what the proxy loss sums up over the layers: kl (default), cross-entropy, "
+        "accuracy-drop, logit-mse, output-mse, fisher or hessian",
+    )
+    parser.add_argument(
+        "--race",
+        nargs="?",
+        type=positive,
+        const=4,
+        default=0,
+        metavar="K",
+        help="score on growing parts of the images, and abandon a policy once K better ones beat "
+        "it (K: 4)",
+    )
     parser.add_argument(
         "--totals",
         metavar="BACKEND",
         help="prices each tried policy as a whole, such as ort, which builds and times it briefly; "
         "one above its budget is rejected (default: the sum of the table)",
+    )
+    parser.add_argument(
+        "--front",
+        metavar="METRIC=COUNT",
+        help="find the best policies within so many budgets too, such as latency=8",
     )
     parser.add_argument(
         "--tie",
@@ -95,9 +130,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, write the run, and print the best policy."""
-    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity, parse_duration
+    from costmodels.units import parse_duration
+    from quantmeter.search_options import Scoring
     from quantmeter.searching import search
 
+    scoring = Scoring(
+        arguments.reward, arguments.sensitivity, arguments.race, arguments.totals
+    )  # says at once what does not go together
     tables = check_named_tables(arguments)
     with progress_bar("searching") as progress:
         report = search(
@@ -106,13 +145,13 @@ def run(arguments: argparse.Namespace) -> int:
             cost=arguments.cost,
             budgets=arguments.budget,
             method=arguments.method,
-            reward=arguments.reward,
             episodes=arguments.episodes,
             warm=arguments.warm,
+            scoring=scoring,
+            front=arguments.front,
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],
             ranges=arguments.ranges,
-            totals=arguments.totals,
             threads=arguments.threads,
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
@@ -126,6 +165,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.summary)
         return 0
+    _print(report, arguments)
+    return 0
+
+
+def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
+    """Print what was found, for people."""
+    from quantmeter.certificate import (
+        certificate_lines,
+        dearest_table,
+        front_table,
+        pattern_table,
+    )
+
     found, out = report.found, console()
     if report.read_back:
         out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
@@ -139,36 +191,45 @@ def run(arguments: argparse.Namespace) -> int:
         f"accuracy: {found.search_accuracy:.2%} on the search images, {test.share:.2%} "
         f"[{test.low:.2%}, {test.high:.2%}] on the test images"
     )
-    best = report.optimum.loss
-    named = "exact optimum" if report.optimum.proven else "best that the solver found in time,"
-    above = "equal to" if found.gap is None else f"{max(found.gap, 0.0):.1%} above"
-    if found.gap is None and found.loss > 0:
-        above = "above"
-    out.print(f"proxy loss: {found.loss:.4g}, {above} the {named} {best:.4g}")
-    for name, budget in report.summary["budgets"].items():
-        cost = found.costs[Metric(name)]
-        unit = Unit(budget["unit"])
-        how = "exactly" if name == Metric.SIZE.value else "predicted"
-        said = report.summary["costs_from"][name]
-        out.print(
-            f"{name}: {how} {format_quantity(cost, unit)} of "
-            f"{format_quantity(budget['limit'], unit)}"
-            + ("" if name == Metric.SIZE.value else f", {said}"),
-            soft_wrap=True,
-        )
-    for metric, cost in found.measured.items():
-        limit = (report.summary["totals"] or {})["limits"].get(metric.value)
-        named = report.summary["totals"]["backends"][metric.value]
-        said = "" if limit is None else f" of {format_quantity(limit, SI_UNIT[metric])}"
-        out.print(
-            f"{metric.value} as a whole: {format_quantity(cost, SI_UNIT[metric])}{said}, by {named}"
-        )
-    out.print(f"written: {arguments.out}/policy.json, trials.jsonl, result.json")
+    for line in _costs(report):
+        out.print(line, soft_wrap=True)
+    for line in certificate_lines(report.explanation.certificate):
+        out.print(line, soft_wrap=True)
+    out.print(dearest_table(report.explanation.certificate))
+    out.print(pattern_table(report.explanation.patterns))
+    written = "policy.json, trials.jsonl, result.json"
+    front = report.explanation.front
+    if front is not None:
+        out.print(front_table(front.points, front.metric, front.unit))
+        written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
+    out.print(f"written: {arguments.out}/{written}")
     if arguments.no_export:
-        return 0
+        return
     # With the same seed: another split would test on images that the search saw.
     given = ["--data", arguments.data, "--seed", str(arguments.seed)]
     words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json", *given]
     command = shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
     out.print(f"measure it: {command}", soft_wrap=True, markup=False)
-    return 0
+
+
+def _costs(report: "SearchReport") -> Iterator[str]:
+    """Say what the best policy costs in each budgeted metric, and as a whole."""
+    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity
+
+    found, summary = report.found, report.summary
+    for name, budget in summary["budgets"].items():
+        unit = Unit(budget["unit"])
+        cost, limit = (
+            format_quantity(v, unit) for v in (found.costs[Metric(name)], budget["limit"])
+        )
+        said = summary["costs_from"][name]
+        exact = name == Metric.SIZE.value
+        yield f"{name}: {'exactly' if exact else 'predicted'} {cost} of {limit}" + (
+            "" if exact else f", {said}"
+        )
+    for metric, measured in found.measured.items():
+        totals, unit = summary["totals"], SI_UNIT[metric]
+        limit = totals["limits"].get(metric.value)
+        within = "" if limit is None else f" of {format_quantity(limit, unit)}"
+        named = totals["backends"][metric.value]
+        yield f"{metric.value} as a whole: {format_quantity(measured, unit)}{within}, by {named}"

@@ -25,6 +25,7 @@ from quantmeter.costs import Costs
 from quantmeter.data import Data
 from quantmeter.preparing import prepare
 from quantmeter.scoring import Scorer, Totals, open_totals
+from quantmeter.search_options import Scoring
 from quantmeter.searching import SearchReport, search
 from quantmeter.workbench import open_workbench
 from search.budgets import parse_budgets
@@ -70,7 +71,7 @@ def run(data: Data, **changes: object) -> SearchReport:
 def test_policies_above_their_budget_as_a_whole_are_rejected_and_recorded(
     data: Data, dear: Path, tmp_path: Path
 ) -> None:
-    report = run(data, totals=f"table:{dear}", out=tmp_path)
+    report = run(data, scoring=Scoring(totals=f"table:{dear}"), out=tmp_path)
     limit = report.summary["totals"]["limits"]["latency"]
     assert limit == pytest.approx(report.summary["budgets"]["latency"]["limit"])
     trials = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
@@ -91,7 +92,12 @@ def test_policies_above_their_budget_as_a_whole_are_rejected_and_recorded(
 
 def test_a_search_that_is_left_with_nothing_says_so(data: Data, dear: Path) -> None:
     with pytest.raises(BudgetError, match=r"what greedy found is above.*an iterative method"):
-        run(data, totals=f"table:{dear}", method="greedy", budgets=["latency=0.25x"])
+        run(
+            data,
+            scoring=Scoring(totals=f"table:{dear}"),
+            method="greedy",
+            budgets=["latency=0.25x"],
+        )
 
 
 def test_absolute_budgets_hold_for_totals_in_the_same_unit(data: Data, dear: Path) -> None:
@@ -132,7 +138,9 @@ def test_every_policy_of_a_search_is_timed_briefly_and_each_kernel_pattern_once(
     data: Data, tmp_path: Path
 ) -> None:
     store = tmp_path / "kept.sqlite"
-    report = run(data, totals="ort", budgets=["latency=100s"], episodes=12, store=store)
+    report = run(
+        data, scoring=Scoring(totals="ort"), budgets=["latency=100s"], episodes=12, store=store
+    )
     measured = report.summary["best"]["measured"]
     assert 0 < measured["latency"] < 100
     assert report.summary["totals"]["backends"] == {"latency": "ort"}

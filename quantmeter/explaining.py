@@ -1,0 +1,120 @@
+"""What stands beside the best policy of a search: certificate, patterns, and a front of budgets."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from costmodels.units import Metric, Unit
+from quantization.policy import Policy
+from quantmeter.preparing import Prepared
+from quantmeter.search_options import FrontRequest
+from search.certificate import Certificate, certify
+from search.exact import Solution
+from search.pareto import FrontPoint, front_volume, proxy_front, with_trials
+from search.patterns import Patterns, measure_patterns
+from search.searcher import SearchResult
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The best policy within each of several budgets for one metric.
+
+    Args:
+        metric: that is swept.
+        unit: of its budgets and costs.
+        points: cheapest first.
+        entries: the points as JSON values.
+        policies: of each point: the trial of the highest score, or the optimum of the proxy loss
+            where no trial is within the budget, or the search was not allowed to spend that much.
+        volume: hypervolume of the trials over accuracy 0 and the cost of the float network, as a
+            share of the rectangle between that point and accuracy 1 at no cost; None if the float
+            network has no price.
+    """
+
+    metric: Metric
+    unit: Unit
+    points: tuple[FrontPoint, ...]
+    entries: tuple[Mapping[str, Any], ...]
+    policies: tuple[Policy, ...]
+    volume: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the front as JSON values."""
+        return {
+            "metric": self.metric.value,
+            "unit": self.unit.value,
+            "hypervolume": self.volume,
+            "points": list(self.entries),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What is known beside the best policy.
+
+    Args:
+        certificate: the proved optimum of the proxy loss, gap, worth of each budget, dear layers.
+        patterns: which kinds of layers got which bits.
+        front: of several budgets, if one was asked for.
+    """
+
+    certificate: Certificate
+    patterns: Patterns
+    front: Front | None
+
+
+def explain(
+    prepared: Prepared,
+    optimum: Solution,
+    result: SearchResult,
+    *,
+    scores_are_accuracies: bool,
+    front: FrontRequest | None = None,
+) -> Explanation:
+    """Look at what a search found.
+
+    Args:
+        prepared: what it stood on.
+        optimum: of its proxy loss.
+        result: of the search; it has a best policy.
+        scores_are_accuracies: whether the trials tell what proxy loss is worth in accuracy.
+        front: which front is wanted.
+
+    Raises:
+        BudgetError: if a front of a metric without a table is wanted.
+    """
+    assert result.best is not None
+    problem = prepared.problem
+    trials = result.trials if scores_are_accuracies else ()
+    certificate = certify(problem, optimum, result.best, trials=trials)
+    patterns = measure_patterns(prepared.bench.network, prepared.batch(result.best[None]))
+    found = None if front is None else _front(prepared, result, front, scores_are_accuracies)
+    return Explanation(certificate, patterns, found)
+
+
+def _front(
+    prepared: Prepared, result: SearchResult, asked: FrontRequest, scores_are_accuracies: bool
+) -> Front:
+    points = proxy_front(prepared.problem, asked.metric, asked.count)
+    points = with_trials(points, result.trials, asked.metric)
+    reference = prepared.costs.float_reference(prepared.bench.network, asked.metric)
+    volume = None
+    if reference is not None and reference > 0 and scores_are_accuracies:
+        volume = front_volume(result.trials, 0.0, {asked.metric: reference}) / reference
+    searched = prepared.problem.budgets.get(asked.metric, math.inf)
+    policies = tuple(
+        prepared.policy(p.trial.index if p.trial and p.budget <= searched else p.solution.index)
+        for p in points
+    )
+    unit = prepared.problem.tables[asked.metric].unit
+    entries = tuple(point.to_dict(prepared.problem) for point in points)
+    return Front(asked.metric, unit, points, entries, policies, volume)
+
+
+def front_files(front: Front) -> Mapping[str, str]:
+    """Return the policy files of a front's points by their name, cheapest first."""
+    return {
+        f"front-{number}.policy.json": policy.to_json()
+        for number, policy in enumerate(front.policies, start=1)
+    }
