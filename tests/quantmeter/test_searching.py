@@ -311,7 +311,7 @@ def test_the_summary_holds_sensitivities_of_every_layer_and_choice(run, digits: 
     assert list(found) == list(digits.network.layer_names)
     for entry in found.values():
         assert list(entry) == ["w2a8", "w4a8", "w8a8", "w32a32"]
-        assert entry["w32a32"] == {"kl": 0.0, "accuracy_drop": 0.0}
+        assert entry["w32a32"] == {"kl": 0.0, "accuracy_drop": 0.0, "proxy_loss": 0.0}
         assert all(np.isfinite(v) for cell in entry.values() for v in cell.values())
 
 
