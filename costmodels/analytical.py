@@ -8,8 +8,9 @@ of a weight and b the wider of weight and activation bits:
     latency = alpha * b_w/8 * params + beta * macs * f(b)      seconds
     energy  = b_w/8 * params * e_mem + macs * e_mac(b)         joules
 
-Glue and conversions between formats have no term in either: their cells are 0 because the formula
-says so, and the table's `source` repeats it. A measured table is where they get a price.
+A layer with channel groups costs the sum of its groups (`costmodels.channel_groups`). Glue and
+conversions between formats have no term in either: their cells are 0 because the formula says so,
+and the table's `source` repeats it. A measured table is where they get a price.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import numpy as np
 from costmodels.accelerator import Accelerator
 from costmodels.accelerator_files import find
 from costmodels.calibrated.device_model import DeviceModel
+from costmodels.channel_groups import price_parts
 from costmodels.model import BackendContext, TableBackend
 from costmodels.presets import Preset
 from costmodels.quantity import Reading, WidthCurve
@@ -89,10 +91,15 @@ def _table(
     model: Analytical, network: Network, choices: tuple[BitWidths, ...], metric: Metric
 ) -> CostTable:
     preset = model.preset
-    if isinstance(preset, Accelerator):
-        value, assumed = price(preset, network.layers, choices, metric)
-    else:
-        value, assumed = _closed_formula(preset, network.layers, choices, metric)
+
+    def price_plain(
+        layers: Sequence[Layer], widths: Sequence[BitWidths]
+    ) -> tuple[FloatArray, BoolArray]:
+        if isinstance(preset, Accelerator):
+            return price(preset, layers, widths, metric)
+        return _closed_formula(preset, layers, widths, metric)
+
+    value, assumed = price_parts(price_plain, network.layers, choices)
     how = np.where(assumed, Provenance.ASSUMED.value, Provenance.ANALYTICAL.value)
     tensors = tuple(tensor.name for tensor in network.tensors)
     f = len(formats_of(choices))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from costmodels.errors import TableError
 from quantization.bits import BitWidths
+from quantization.channel_groups import parse_bits
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -218,7 +219,7 @@ def once_from_json(
         return None
     cells = np.zeros((len(layers), len(choices)), np.bool_)
     for layer, choice in content["cells"]:
-        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+        cells[layers.index(layer), choices.index(parse_bits(choice))] = True
     return Once(content["value"], cells)
 
 

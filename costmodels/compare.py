@@ -229,7 +229,7 @@ def check_measured(measured: FloatArray, policies: int) -> None:
 def macs_bits(network: Network, policies: PolicyBatch) -> FloatArray:
     """Return the sum over layers of MACs times weight bits times activation bits, (P,)."""
     macs = np.array([layer.macs for layer in network.layers], np.float64)
-    bits = np.array([c.weights * c.activations for c in policies.choices], np.float64)
+    bits = np.array([c.mean_weights * c.activations for c in policies.choices], np.float64)
     return bits[policies.index] @ macs
 
 

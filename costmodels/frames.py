@@ -13,6 +13,7 @@ from costmodels.context import Context
 from costmodels.errors import TableError
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
+from quantization.channel_groups import parse_bits
 
 _BLOCKS = ("unary", "glue", "conversion")
 _COLUMNS = ["block", "name", "given", "target", "value", "kernel", "provenance", "uncertainty"]
@@ -97,7 +98,7 @@ def fields_of_frame(frame: pd.DataFrame, attrs: Mapping[str, Any] | None = None)
 def _fields(frame: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
     by_block = {block: frame[frame["block"] == block] for block in ("constant", "once", *_BLOCKS)}
     layers = list(dict.fromkeys(by_block["unary"]["name"]))
-    choices = tuple(BitWidths.parse(c) for c in dict.fromkeys(by_block["unary"]["given"]))
+    choices = tuple(parse_bits(c) for c in dict.fromkeys(by_block["unary"]["given"]))
     labels = [f.label for f in formats_of(choices)]
     glue_names = list(dict.fromkeys(by_block["glue"]["name"]))
     tensors = list(dict.fromkeys(by_block["conversion"]["name"]))
@@ -130,7 +131,7 @@ def _once(rows: pd.DataFrame, layers: list[str], choices: tuple[BitWidths, ...])
         raise TableError("what is paid once has one cost, the same in each of its rows")
     cells = np.zeros((len(layers), len(choices)), np.bool_)
     for layer, choice in zip(rows["name"], rows["given"], strict=True):
-        cells[layers.index(layer), choices.index(BitWidths.parse(choice))] = True
+        cells[layers.index(layer), choices.index(parse_bits(choice))] = True
     return Once(values.pop(), cells)
 
 

@@ -31,6 +31,7 @@ from costmodels.context import Context
 from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.units import UNITS, Metric, Unit
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
+from quantization.channel_groups import parse_bits
 from quantization.network import Network
 
 __all__ = ["BoolArray", "Cells", "CostTable", "FloatArray", "Once", "Provenance", "TextArray"]
@@ -283,7 +284,7 @@ class CostTable:
                 f"table version {content.get('version')!r} is not known; use {VERSION}"
             )
         try:
-            choices = tuple(BitWidths.parse(c) for c in content["choices"])
+            choices = tuple(parse_bits(c) for c in content["choices"])
             labels = [f.label for f in formats_of(choices)]
             if content["formats"] != labels:
                 raise TableError(f"the formats of its choices are {', '.join(labels)}")

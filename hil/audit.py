@@ -10,18 +10,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, numpy_helper
 
 from hil.ort import optimized_graph
+from hil.stored_weights import StoredWeights
 from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
-from quantization import packing
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import ExportOptions
 from quantization.errors import QuantmeterError
 from quantization.network import Layer, Network
 from quantization.policy import Policy
+
+_REDUCED = "8-bit weights use 7-bit values: this CPU saturates without VNNI"
 
 
 class AuditError(QuantmeterError):
@@ -162,8 +163,10 @@ def _kernel_fault(bits: BitWidths, kernel: str) -> str:
 
 
 def _judge(
-    layer: Layer, bits: BitWidths, stored: "StoredWeights", kernel: str, options: ExportOptions
+    layer: Layer, bits: BitWidths, stored: StoredWeights, kernel: str, options: ExportOptions
 ) -> LayerAudit:
+    if isinstance(bits, ChannelGroups):
+        return _judge_groups(layer, bits, stored, kernel, options)
     width, how = stored.of(layer)
     integer = not bits.reads.is_float
     asked_width = bits.weights if layer.has_weights else width
@@ -183,69 +186,38 @@ def _judge(
     if look and (found := stored.used_bits(layer)) > allowed:
         faults.append(f"weights use {found} bits, asked for {allowed}")
     if reduced:
-        notes.append("8-bit weights use 7-bit values: this CPU saturates without VNNI")
+        notes.append(_REDUCED)
     reason = "; ".join((*faults, *notes))
     return LayerAudit(layer.name, str(bits), how, kernel, not faults, reason)
 
 
-class StoredWeights:
-    """Reads the weights of an exported file back, tensor by tensor.
-
-    Args:
-        model: the exported model.
-    """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._nodes = {node.name: node for node in model.graph.node if node.name}
-        self._producer = {name: node for node in model.graph.node for name in node.output}
-        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-
-    def of(self, layer: Layer) -> tuple[int, str]:
-        """Return stored width in bits, and how the weight is stored."""
-        if not layer.has_weights:
-            return 8 if self._is_integer_product(layer) else 32, "activations"
-        source = self._weight_source(layer)
-        if source is None:
-            return 32, "absent"
-        if isinstance(source, onnx.NodeProto):
-            planes = self._tensors[source.input[0]].dims[0]
-            return int(planes), f"int{planes} (bit planes)"
-        kind = TensorProto.DataType.Name(source.data_type).lower()
-        width = {"float": 32, "float16": 16, "int8": 8, "uint8": 8, "int16": 16}.get(kind, 0)
-        return width, {"float": "float32"}.get(kind, kind)
-
-    def used_bits(self, layer: Layer) -> int:
-        """Return the width of the smallest signed grid that holds the stored integers."""
-        source = self._weight_source(layer)
-        if source is None:
-            return 0
-        values = (
-            self._unpacked(source)
-            if isinstance(source, onnx.NodeProto)
-            else numpy_helper.to_array(source)
-        ).astype(np.int64)
-        high, low = max(int(values.max()), 0), min(int(values.min()), -1)
-        return max(high.bit_length(), (~low).bit_length()) + 1
-
-    def _unpacked(self, node: onnx.NodeProto) -> npt.NDArray[np.int8]:
-        """The integers that bit planes stand for."""
-        planes, shape = (numpy_helper.to_array(self._tensors[name]) for name in node.input)
-        return packing.unpack(planes, len(planes), tuple(int(extent) for extent in shape))
-
-    def _is_integer_product(self, layer: Layer) -> bool:
-        node = self._nodes.get(layer.name)
-        made = self._producer.get(node.input[0]) if node is not None else None
-        return made is not None and made.op_type == "DequantizeLinear"
-
-    def _weight_source(self, layer: Layer) -> onnx.NodeProto | onnx.TensorProto | None:
-        """The initializer behind a layer's weight, or the node that unpacks it."""
-        node = self._nodes.get(layer.name)
-        if node is None or len(node.input) < 2:
-            return None
-        name = node.input[1]
-        if name in self._producer and self._producer[name].op_type == "DequantizeLinear":
-            name = self._producer[name].input[0]
-        made = self._producer.get(name)
-        if made is not None and made.op_type == packing.FUNCTION:
-            return made
-        return self._tensors.get(name)
+def _judge_groups(
+    layer: Layer,
+    bits: ChannelGroups,
+    stored: StoredWeights,
+    kernel: str,
+    options: ExportOptions,
+) -> LayerAudit:
+    """Judge each channel by the width of its group."""
+    asked = np.empty(bits.channel_count, np.int64)
+    for width, channels in bits.groups:
+        asked[list(channels)] = width
+    widths, used, how = stored.of_channels(layer)
+    notes: list[str] = []
+    fault = _kernel_fault(bits, kernel)
+    faults = [fault] if fault else []
+    if not np.array_equal(widths, asked):
+        whole = not options.pack and bool((widths == 8).all())
+        (notes if whole else faults).append(
+            f"asked for {', '.join(map(str, bits.weight_widths))}-bit channels, stored {how}"
+            + (" (packing is off)" if whole else "")
+        )
+    reduced = options.reduce_range and 8 in bits.weight_widths
+    allowed = np.where(asked == 8, 7, asked) if reduced else asked
+    if len(used) == len(allowed) and (used > allowed).any():
+        channel = int(np.flatnonzero(used > allowed)[0])
+        faults.append(f"channel {channel} uses {used[channel]} bits, asked for {allowed[channel]}")
+    if reduced:
+        notes.append(_REDUCED)
+    reason = "; ".join((*faults, *notes))
+    return LayerAudit(layer.name, str(bits), how, kernel, not faults, reason)

@@ -5,7 +5,7 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, total_ordering
 
 from quantization.errors import BitWidthError
 
@@ -47,7 +47,12 @@ class Format(enum.IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, order=True)
+Groups = tuple[tuple[int, tuple[int, ...]], ...]
+"""Weight widths, narrowest first, each with its output channels in order."""
+
+
+@total_ordering
+@dataclass(frozen=True)
 class BitWidths:
     """The bits of one layer: `weights` on 2^N levels, input activations on 2^M levels.
 
@@ -105,6 +110,24 @@ class BitWidths:
 
     def __str__(self) -> str:
         return "fp16" if self.half else f"w{self.weights}a{self.activations}"
+
+    def __lt__(self, other: "BitWidths") -> bool:
+        return self.rank < other.rank
+
+    @property
+    def rank(self) -> tuple[int, int, bool, Groups]:
+        """What bit-widths are sorted by: the widest weights, activations, half, channel groups."""
+        return self.weights, self.activations, self.half, ()
+
+    @property
+    def weight_widths(self) -> tuple[int, ...]:
+        """Every width that weights of the layer have, narrowest first."""
+        return (self.weights,)
+
+    @property
+    def mean_weights(self) -> float:
+        """Mean bits of a weight of the layer."""
+        return self.weights
 
     @property
     def is_float(self) -> bool:

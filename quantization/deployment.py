@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.channel_groups import ChannelGroups
 from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer
 from quantization.quantizer import Float32Array, WeightMethod
@@ -86,11 +87,28 @@ def range_method(options: Mapping[str, object]) -> RangeMethod:
     raise PolicyError(f"the policy's option ranges is {asked!r}; choose {', '.join(RANGE_METHODS)}")
 
 
+def misfit_of(layer: Layer, bits: BitWidths) -> str:
+    """Say why `bits` are none of `layer`: channel groups of other channels; "" if they may be."""
+    if not isinstance(bits, ChannelGroups):
+        return ""
+    if not layer.has_weights or layer.kind == "ConvTranspose":
+        what = "a ConvTranspose" if layer.has_weights else "a product of two activations"
+        return f"{what} has no channel groups; give it one width"
+    if bits.channel_count != layer.out_channels:
+        return f"channel groups of {bits.channel_count} channels, but it has {layer.out_channels}"
+    return ""
+
+
 def not_deployable(layer: Layer, bits: BitWidths) -> str:
-    """Say why ONNX Runtime's CPU provider cannot run `layer` at `bits` as asked; "" if it can."""
+    """Say why ONNX Runtime's CPU provider cannot run `layer` at `bits` as asked; "" if it can.
+
+    Channel groups run: all integer widths execute one kernel, which takes a scale per channel.
+    """
     if bits == FLOAT32:
         return ""
-    if bits.half or bits.weights == 16 or bits.activations == 16:
+    if misfit := misfit_of(layer, bits):
+        return misfit
+    if bits.half or 16 in bits.weight_widths or bits.activations == 16:
         return "no 16-bit kernels on the CPU provider"
     if bits.activations == 32:
         return "weights-only quantization of this operator runs as float"

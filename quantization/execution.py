@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import Corrections
 from quantization.export import Exporter
 from quantization.formats import Formats, formats
@@ -69,6 +70,7 @@ class Executor:
         }
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in self.network.glue if glue.fused}
         self._weights: dict[tuple[str, int, bool], torch.Tensor] = {}
+        self._grouped: dict[str, tuple[ChannelGroups, torch.Tensor]] = {}
         self._last_reader = {
             tensor.name: tensor.consumers[-1]
             for tensor in self.network.tensors
@@ -239,6 +241,8 @@ class Executor:
 
     def _weight(self, layer: Layer, bits: BitWidths) -> torch.Tensor:
         """Integers as float32 for a quantized layer, else the float weights."""
+        if isinstance(bits, ChannelGroups):
+            return self._grouped_weight(layer.name, bits)
         key = layer.name, bits.weights, bits.half
         if key not in self._weights:
             exact = self._constants[self._inputs[layer.name][1]]
@@ -250,6 +254,14 @@ class Executor:
                 values = self.exporter.parameters.weight(layer.name, bits.weights).values
                 self._weights[key] = torch.from_numpy(values.astype(np.float32))
         return self._weights[key]
+
+    def _grouped_weight(self, layer: str, bits: ChannelGroups) -> torch.Tensor:
+        """Integers as float32; there are too many groupings to keep more than a layer's last."""
+        known = self._grouped.get(layer)
+        if known is None or known[0] != bits:
+            values = self.exporter.parameters.quantized(layer, bits).values
+            known = self._grouped[layer] = bits, torch.from_numpy(values.astype(np.float32))
+        return known[1]
 
 
 def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torch.Tensor:

@@ -10,7 +10,8 @@ are written as:
     T5:r       result of an integer operator before requantization
     T5:q       the tensor as uint8, with scale T5:s and zero point T5:z
     L3:x L3:y  dequantized inputs of the layer; every consumer has its own DequantizeLinear
-    L3:i L3:p  integer weights, or their bit planes and their shape L3:d
+    L3:i L3:p  integer weights, or their bit planes and their shape L3:d; of channel groups L3:p2,
+               L3:d2 and L3:i2 at 2 bits and so on, joined to L3:j, put in order by L3:g (L3:h)
     L3:m L3:o  weight scales and (matrix products only) zero points per channel
     L3:a L3:c  int32 bias, and its scales: the weight's times the input's
     L3:w L3:b  dequantized weight and bias
@@ -26,8 +27,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from quantization import guard, packing
+from quantization import guard
 from quantization.bits import BitWidths, Format
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import (
     Correction,
     Corrections,
@@ -42,6 +44,7 @@ from quantization.fragments import (
     graph_length_prefix,
     model_header,
     short_names,
+    stored_planes,
 )
 from quantization.network import LAYER_KINDS, Glue, Layer, Network, Tensor
 from quantization.parameters import Parameters
@@ -66,7 +69,8 @@ def parameter_names(network: Network, layer: str) -> tuple[str, ...]:
     activations = network.layer(layer).inputs
     own = short_names(network).layers[layer]
     exact = [name for name in node.input[1:] if name and name not in activations]
-    return (*exact, *(f"{own}:{letter}" for letter in "ipdmoacwb"))
+    groups = [f"{letter}{width}" for width in range(2, 9) for letter in "ipd"]
+    return (*exact, *(f"{own}:{name}" for name in (*"ipdmoacwb", *"jgh", *groups)))
 
 
 def stored_name(network: Network, tensor: str) -> str:
@@ -150,7 +154,7 @@ class Exporter:
 
     def is_packed(self, bits: BitWidths) -> bool:
         """Whether weights at `bits` are stored as bit planes."""
-        return self.options.pack and bits.weights < 8
+        return self.options.pack and bits.weight_widths[0] < 8
 
     def _parts(self, policy: Policy, corrections: Corrections) -> list[bytes]:
         chosen = formats(self.network, policy)
@@ -179,6 +183,8 @@ class Exporter:
             return (self._cached(("float", layer.name), lambda: self._float_layer(layer.name)),)
         if not layer.has_weights:
             return (self._cached(("product", layer.name), lambda: self._integer_product(layer)),)
+        if isinstance(bits, ChannelGroups):  # too many to be kept
+            return self._integer_layer(layer, bits), self._scales_and_bias(layer, bits, correction)
         key = ("weights", layer.name, bits.weights)
         static = self._cached(key, lambda: self._integer_layer(layer, bits))
         if correction is None:
@@ -209,21 +215,13 @@ class Exporter:
     def _integer_layer(self, layer: Layer, bits: BitWidths) -> bytes:
         """The operator with its quantized weights; scales and bias come from `_scales_and_bias`."""
         own, source = self._layer_id[layer.name], self._tensor_id[layer.inputs[0]]
-        weight = self.parameters.weight(layer.name, bits.weights)
-        nodes = [dequantize(source, f"{own}:x")]
+        weight = self.parameters.quantized(layer.name, bits)
         stored: dict[str, npt.NDArray[np.generic]]
         if self.is_packed(bits):
-            stored = {
-                f"{own}:p": packing.pack(weight.values, bits.weights),
-                f"{own}:d": np.array(weight.values.shape, np.int64),
-            }
-            nodes.append(
-                helper.make_node(
-                    packing.FUNCTION, [f"{own}:p", f"{own}:d"], [f"{own}:i"], domain=packing.DOMAIN
-                )
-            )
+            makes, stored = stored_planes(own, weight, bits)
         else:
-            stored = {f"{own}:i": weight.values}
+            makes, stored = [], {f"{own}:i": weight.values}
+        nodes = [dequantize(source, f"{own}:x"), *makes]
         inputs = [f"{own}:i", f"{own}:m"]
         if layer.kind != "Conv":
             # ONNX Runtime fuses a matrix product only if its zero points are written out.

@@ -14,7 +14,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from quantization import packing
+from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.network import Network
+from quantization.quantizer import QuantizedWeight
 
 PRODUCER = "quantmeter"
 _GRAPH_TAG = b"\x3a"  # field 7 of ModelProto, length-delimited
@@ -68,6 +71,53 @@ def dequantize(tensor: str, output: str) -> onnx.NodeProto:
     """Return the node that reads the tensor with short name `tensor` as real values."""
     inputs = [f"{tensor}:q", f"{tensor}:s", f"{tensor}:z"]
     return helper.make_node("DequantizeLinear", inputs, [output])
+
+
+def stored_planes(
+    own: str, weight: QuantizedWeight, bits: BitWidths
+) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]]]:
+    """Return how weights below 8 bits are stored: what makes ``own:i``, and from which constants.
+
+    Args:
+        own: short name of the layer.
+        weight: its integers.
+        bits: its bit-widths; at least one is below 8.
+    """
+    if not isinstance(bits, ChannelGroups):
+        return _unpacked(own, "", weight.values, bits.weights)
+    nodes: list[onnx.NodeProto] = []
+    stored: dict[str, npt.NDArray[np.generic]] = {}
+    for width, channels in bits.groups:
+        values: npt.NDArray[np.signedinteger] = weight.values.take(channels, weight.axis)
+        if width == 8:
+            stored[f"{own}:i8"] = values
+            continue
+        makes, planes = _unpacked(own, str(width), values, width)
+        nodes += makes
+        stored |= planes
+    # Behind each other as the groups are, and from there each channel to its place.
+    place = np.argsort(np.concatenate([channels for _, channels in bits.groups]))
+    smallest = np.uint8 if len(place) <= 1 << 8 else np.uint16
+    fits = len(place) <= 1 << 16
+    stored[f"{own}:g"] = place.astype(smallest if fits else np.int32)
+    parts = [f"{own}:i{width}" for width in bits.weight_widths]
+    return [
+        *nodes,
+        helper.make_node("Concat", parts, [f"{own}:j"], axis=weight.axis),
+        helper.make_node("Cast", [f"{own}:g"], [f"{own}:h"], to=onnx.TensorProto.INT32),
+        helper.make_node("Gather", [f"{own}:j", f"{own}:h"], [f"{own}:i"], axis=weight.axis),
+    ], stored
+
+
+def _unpacked(
+    own: str, group: str, values: npt.NDArray[np.signedinteger], width: int
+) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]]]:
+    """Return the node that unpacks some integers, and their bit planes and shape."""
+    planes, shape = f"{own}:p{group}", f"{own}:d{group}"
+    node = helper.make_node(
+        packing.FUNCTION, [planes, shape], [f"{own}:i{group}"], domain=packing.DOMAIN
+    )
+    return [node], {planes: packing.pack(values, width), shape: np.array(values.shape, np.int64)}
 
 
 def model_header(model: onnx.ModelProto, *, packed: bool) -> bytes:

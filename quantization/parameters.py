@@ -3,6 +3,7 @@
 import numpy as np
 
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import Correction, ExportOptions
 from quantization.network import Layer, Network
 from quantization.passes import attribute, initializer_arrays
@@ -47,6 +48,22 @@ class Parameters:
             )
         return self._weights[key]
 
+    def quantized(self, layer: str, bits: BitWidths) -> QuantizedWeight:
+        """Return the weights of `layer` at `bits`: of channel groups, each channel on its own grid.
+
+        `QuantizedWeight.bits` is the width of the widest group.
+        """
+        if not isinstance(bits, ChannelGroups):
+            return self.weight(layer, bits.weights)
+        each = [(self.weight(layer, width), list(where)) for width, where in bits.groups]
+        widest = each[-1][0]
+        values, scale = widest.values.copy(), widest.scale.copy()
+        rows = np.moveaxis(values, widest.axis, 0)  # a view
+        for narrower, channels in each[:-1]:
+            rows[channels] = np.moveaxis(narrower.values, widest.axis, 0)[channels]
+            scale[channels] = narrower.scale[channels]
+        return QuantizedWeight(values, scale, widest.axis, bits.weight_widths[-1])
+
     def _smallest_scale(self, layer: str) -> Float32Array | None:
         """The weight scales, (channels,), at which the largest int32 bias has been reached.
 
@@ -70,7 +87,7 @@ class Parameters:
         self, layer: Layer, bits: BitWidths, correction: Correction | None
     ) -> tuple[Float32Array, Float32Array]:
         """Return weight scales and bias, (channels,) each, with the correction folded in."""
-        scale, bias = self.weight(layer.name, bits.weights).scale, self.bias(layer.name)
+        scale, bias = self.quantized(layer.name, bits).scale, self.bias(layer.name)
         # The weights of a grouped ConvTranspose hold the output channels of one group.
         scale = np.tile(scale, layer.out_channels // len(scale))
         if correction is None:

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from quantization.bits import FLOAT32, BitWidths
-from quantization.deployment import check_options
+from quantization.channel_groups import ChannelGroups, parse_groups
+from quantization.deployment import check_options, misfit_of
 from quantization.errors import BitWidthError, PolicyError
 from quantization.network import Network
 
-VERSION = 1
+VERSION, GROUPS_VERSION = 1, 2
+"""Of a policy file; the second one where a layer has channel groups."""
 _KEYS = frozenset({"version", "layers", "options"})
 
 IndexArray = npt.NDArray[np.uint8]
@@ -26,7 +28,7 @@ class Policy:
     A layer that is not named stays float32.
 
     Args:
-        layers: layer name to bit-widths.
+        layers: layer name to bit-widths, or to `ChannelGroups`.
         options: execution options by name, such as ``ranges``; JSON values.
     """
 
@@ -42,15 +44,16 @@ class Policy:
         return self.layers.get(layer, FLOAT32)
 
     def check(self, network: Network) -> None:
-        """Raise unless layers and options are known and ties are respected.
+        """Raise unless layers and options are known, channel groups fit, and ties are respected.
 
         Raises:
-            PolicyError: for an unknown layer or option (names close matches), or unequal bits in a
-                tie.
+            PolicyError: for an unknown layer or option (names close matches), channel groups of a
+                layer that has other channels or none, or unequal bits in a tie.
         """
         check_options(self.options)
-        for name in self.layers:
-            network.layer(name)
+        for name, bits in self.layers.items():
+            if misfit := misfit_of(network.layer(name), bits):
+                raise PolicyError(f"layer {name!r}: {misfit}")
         for tie in network.ties:
             if len({self[name] for name in tie}) > 1:
                 given = ", ".join(f"{name}={self[name]}" for name in tie)
@@ -58,9 +61,13 @@ class Policy:
 
     def to_json(self) -> str:
         """Return the policy as the text of a policy file."""
+        grouped = any(isinstance(bits, ChannelGroups) for bits in self.layers.values())
         content = {
-            "version": VERSION,
-            "layers": {name: str(bits) for name, bits in self.layers.items()},
+            "version": GROUPS_VERSION if grouped else VERSION,
+            "layers": {
+                name: bits.texts if isinstance(bits, ChannelGroups) else str(bits)
+                for name, bits in self.layers.items()
+            },
             "options": dict(self.options),
         }
         return json.dumps(content, indent=2) + "\n"
@@ -80,15 +87,18 @@ class Policy:
         if not isinstance(content, dict) or "layers" not in content:
             raise PolicyError('a policy file holds {"version": 1, "layers": {"NAME": "w8a8"}}')
         version = content.get("version")
-        if isinstance(version, bool) or version != VERSION:  # true equals 1
-            raise PolicyError(f"policy version {version!r} is not known; expected {VERSION}")
+        if isinstance(version, bool) or version not in (VERSION, GROUPS_VERSION):  # true equals 1
+            raise PolicyError(
+                f"policy version {version!r} is not known; expected {VERSION}, or "
+                f"{GROUPS_VERSION} with channel groups"
+            )
         if unknown := sorted(set(content) - _KEYS):
             raise PolicyError(f"unknown keys in the policy: {', '.join(unknown)}")
         layers, options = content["layers"], content.get("options", {})
         if not isinstance(layers, dict) or not isinstance(options, dict):
             raise PolicyError("`layers` and `options` of a policy are JSON objects")
         try:
-            return cls({name: BitWidths.parse(str(bits)) for name, bits in layers.items()}, options)
+            return cls({name: _bits(bits) for name, bits in layers.items()}, options)
         except BitWidthError as error:
             raise PolicyError(str(error)) from None
 
@@ -106,6 +116,11 @@ class Policy:
             raise PolicyError(f"{path}: {reason}") from None
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None
+
+
+def _bits(written: object) -> BitWidths:
+    """Read what stands beside a layer's name in a policy file."""
+    return parse_groups(written) if isinstance(written, dict) else BitWidths.parse(str(written))
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:

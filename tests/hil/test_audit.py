@@ -7,10 +7,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hil.audit import Audit, AuditError, LayerAudit, StoredWeights, audit, require_kernels
+from hil.audit import Audit, AuditError, LayerAudit, audit, require_kernels
 from hil.ort import optimized_graph
+from hil.stored_weights import StoredWeights
 from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
 from quantization.bits import FLOAT32, BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import ExportOptions
 from quantization.errors import ModelError, PolicyError
 from quantization.export import Exporter
@@ -374,6 +376,50 @@ def test_weights_that_happen_to_fit_fewer_bits_than_their_planes_pass() -> None:
     content = model.SerializeToString()
     assert StoredWeights(model).used_bits(network.layers[0]) == 2
     assert audit(network, policy, content, len(content)).ok
+
+
+GROUPS = ChannelGroups(8, {2: range(9), 8: range(9, 16)})
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_channel_groups_are_stored_as_asked_and_run_as_integers(
+    small: Subject, pack: bool, reduce_range: bool
+) -> None:
+    policy = Policy({**uniform(small.network, "w4a8").layers, "stem": GROUPS})
+    options = ExportOptions(pack=pack, reduce_range=reduce_range)
+    found = checked(small.network, policy, options)
+    assert found.problems == ()
+    stem = single(found, "stem")
+    assert stem.executed == "QLinearConv"
+    assert stem.asked == "w2a8[0-8]+w8a8[9-15]"
+    assert stem.stored == ("int2 + int8 (by channel)" if pack else "int8")
+    assert ("packing is off" in stem.reason) is not pack
+    assert ("7-bit values" in stem.reason) is reduce_range
+
+
+def test_channels_in_the_wrong_group_are_caught(small: Subject) -> None:
+    policy = Policy({"stem": GROUPS})
+    exporter = Exporter(small.network, made_up_ranges(small.network))
+    model = onnx.load_from_string(exporter.build(policy))
+    [order] = [t for t in model.graph.initializer if t.name.endswith(":g")]
+    turned = np.roll(numpy_helper.to_array(order), 1)
+    order.CopyFrom(numpy_helper.from_array(turned, order.name))
+    content = model.SerializeToString()
+    found = single(audit(small.network, policy, content, len(content)), "stem")
+    assert not found.ok
+    assert "asked for 2, 8-bit channels, stored int2 + int8 (by channel)" in found.reason
+
+
+def test_a_channel_that_uses_more_bits_than_its_group_is_caught(small: Subject) -> None:
+    options = ExportOptions(pack=False)
+    exporter = Exporter(small.network, made_up_ranges(small.network), options)
+    content = exporter.build(Policy({"stem": W8A8}))
+    found = audit(small.network, Policy({"stem": GROUPS}), content, len(content), options)
+    assert "channel 0 uses 8 bits, asked for 2" in single(found, "stem").reason
+    floats = exporter.build(Policy({}))
+    found = audit(small.network, Policy({"stem": GROUPS}), floats, len(floats), options)
+    assert "asked for 2, 8-bit channels, stored float32" in single(found, "stem").reason
 
 
 def test_kernels_alone_are_checked_from_the_graph_of_a_loaded_session(small: Subject) -> None:

@@ -82,7 +82,7 @@ def test_tied_layers_must_get_equal_bits_and_unnamed_ones_count_as_float() -> No
         ("[]", "a policy file holds"),
         ('{"version": 1}', "a policy file holds"),
         ('{"layers": {}}', "version None is not known"),
-        ('{"version": 2, "layers": {}}', "version 2 is not known; expected 1"),
+        ('{"version": 3, "layers": {}}', "version 3 is not known; expected 1, or 2 with channel"),
         ('{"version": true, "layers": {}}', "version True is not known; expected 1"),
         ('{"version": 1, "layers": {}, "extra": 1}', "unknown keys in the policy: extra"),
         ('{"version": 1, "layers": []}', "are JSON objects"),
