@@ -18,6 +18,9 @@ VERSION, GROUPS_VERSION = 1, 2
 """Of a policy file; the second one where a layer has channel groups."""
 _KEYS = frozenset({"version", "layers", "options"})
 
+_MOST_CHOICES = 256
+"""What a byte tells apart."""
+
 IndexArray = npt.NDArray[np.uint8]
 
 
@@ -176,7 +179,8 @@ class PolicyBatch:
         """Collect `policies` of `network`; `choices` default to those that occur.
 
         Raises:
-            PolicyError: if a policy does not fit the network or uses other bits than `choices`.
+            PolicyError: if a policy does not fit the network or uses other bits than `choices`, or
+                there are more choices than a byte tells apart.
         """
         listed = list(policies)
         for policy in listed:
@@ -184,6 +188,8 @@ class PolicyBatch:
         if choices is None:
             used = {policy[name] for policy in listed for name in network.layer_names}
             choices = sorted(used or {FLOAT32})
+        if len(choices) > _MOST_CHOICES:
+            raise PolicyError(f"a batch holds {_MOST_CHOICES} choices at most, not {len(choices)}")
         position = {bits: i for i, bits in enumerate(choices)}
         try:
             rows = [[position[policy[name]] for name in network.layer_names] for policy in listed]

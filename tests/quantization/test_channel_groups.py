@@ -1,5 +1,6 @@
 """Channel groups: their text, policies that hold them, and what is simulated and exported."""
 
+import itertools
 import json
 import pickle
 
@@ -18,6 +19,7 @@ from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.quantizer import quantize_weight
 from quantization.reading import read_network
+from quantization.simulation import Simulation
 from tests.networks import INPUT, Subject, uniform
 from tests.quantization.graphs import make_model, node, normal
 
@@ -254,3 +256,25 @@ def test_what_the_runtime_cannot_execute_is_told(
 def test_a_list_of_choices_holds_no_groups() -> None:
     with pytest.raises(BitWidthError, match="is no bit-width"):
         parse_choices("w2a8[0]+w4a8[1],w8a8")
+
+
+def test_two_groupings_of_one_layer_are_not_mixed_up(small: Subject) -> None:
+    few = small.images[:4]
+    one, other = (
+        Policy({"stem": ChannelGroups(8, {2: narrow, 8: sorted(set(range(16)) - set(narrow))})})
+        for narrow in (range(8), range(8, 16))
+    )
+    first, second, again = (small.simulation.logits(each, few) for each in (one, other, one))
+    np.testing.assert_array_equal(first, again)
+    anew = Simulation(small.exporter, small.calibration).logits(other, few)
+    np.testing.assert_array_equal(second, anew)
+
+
+def test_a_batch_of_more_choices_than_a_byte_tells_apart_says_so(small: Subject) -> None:
+    policies = [
+        Policy({"classifier": ChannelGroups(8, {2: each, 3: sorted(set(range(10)) - set(each))})})
+        for size in (4, 5)
+        for each in itertools.combinations(range(10), size)
+    ]
+    with pytest.raises(PolicyError, match="256 choices at most, not 463"):
+        PolicyBatch.of(small.network, policies)

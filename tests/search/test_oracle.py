@@ -8,6 +8,7 @@ import pytest
 
 from quantization import parameters
 from quantization.bits import BitWidths, parse_choices
+from quantization.channel_groups import ChannelGroups
 from quantization.errors import DataError
 from quantization.export import Exporter
 from quantization.policy import Policy, PolicyBatch
@@ -190,6 +191,18 @@ def test_images_scored_in_parts_are_the_same_and_corrected_once(
     assert right.sum() / IMAGES == oracle.score(policy)
     assert len(corrected) == 1
     assert oracle.images_run == 2 * IMAGES
+
+
+def test_groupings_of_one_layer_are_different_policies(oracle: PostTrainingOracle) -> None:
+    names = oracle.network.layer_names
+    rest = {name: BitWidths(3, 8) for name in names}
+    scores = []
+    for narrow in (range(24), range(24, 48)):
+        wide = sorted(set(range(48)) - set(narrow))
+        bits = ChannelGroups(8, {2: narrow, 8: wide})
+        scores.append(oracle.score(Policy({**rest, names[0]: bits})))
+    assert oracle.evaluations == 2
+    assert all(0.1 < score <= 1.0 for score in scores)
 
 
 def test_without_labels_accuracy_is_agreement_with_the_float_network(
