@@ -161,7 +161,7 @@ def measure_patterns(
     shares = counts / counts.sum()
     groups = layer_groups(network)
     held = np.array([layer.has_weights for layer in network.layers])
-    weight_bits = shares @ np.array([c.weights for c in policies.choices])[policies.index]
+    weight_bits = shares @ np.array([c.mean_weights for c in policies.choices])[policies.index]
     activation_bits = shares @ np.array([c.activations for c in policies.choices])[policies.index]
     everywhere = np.ones(len(held), bool)
     return Patterns(
