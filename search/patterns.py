@@ -139,11 +139,12 @@ def measure_patterns(
 
     The p-value is (1 + deals at least as far from the mean) / (1 + deals), 9,999 deals (Phipson and
     Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010); adjusted over the
-    groups of one width as in Holm, Scandinavian Journal of Statistics 6, 1979. A group of one layer
-    cannot have a p below 1 / L.
+    groups of one width as in Holm, Scandinavian Journal of Statistics 6, 1979. Tied layers are
+    dealt one value together. A group of one layer cannot have a p below 1 / L. A difference that a
+    mask forces, where only some widths are allowed, is a pattern like any other.
 
     Args:
-        network: L layers.
+        network: L layers; with its ties, such as `Problem.network`.
         policies: P policies of all its layers.
         weights: (P,) how much each policy counts; None counts them alike.
         seed: of the deals.
@@ -163,45 +164,59 @@ def measure_patterns(
     held = np.array([layer.has_weights for layer in network.layers])
     weight_bits = shares @ np.array([c.mean_weights for c in policies.choices])[policies.index]
     activation_bits = shares @ np.array([c.activations for c in policies.choices])[policies.index]
-    everywhere = np.ones(len(held), bool)
+    everywhere, decisions = np.ones(len(held), bool), _decisions(network)
     return Patterns(
         float(weight_bits[held].mean()) if held.any() else 0.0,
         float(activation_bits.mean()),
-        _test(weight_bits, groups, held, seed),
-        _test(activation_bits, groups, everywhere, seed),
+        _test(weight_bits, groups, held, decisions, seed),
+        _test(activation_bits, groups, everywhere, decisions, seed),
         len(policies),
         len(network.layers),
     )
 
 
 def _test(
-    bits: FloatArray, groups: Mapping[str, BoolArray], counted: BoolArray, seed: int
+    bits: FloatArray,
+    groups: Mapping[str, BoolArray],
+    counted: BoolArray,
+    decision_of: npt.NDArray[np.intp],
+    seed: int,
 ) -> tuple[GroupBits, ...]:
     """Compare each group with the mean of the counted layers."""
     bits = bits[counted]
     members = {name: who[counted] for name, who in groups.items() if who[counted].any()}
     if not members:
         return ()
-    share = np.array([who / who.sum() for who in members.values()])
-    found = share @ bits - bits.mean()
-    tested = (share == 0).any(1) & (np.ptp(bits) > _TINY)
+    _, first, decision = np.unique(decision_of[counted], return_index=True, return_inverse=True)
+    # what each decision adds to a group's mean, less what it adds to the mean of all
+    contrast = np.array(
+        [np.bincount(decision, who / who.sum() - 1 / len(bits)) for who in members.values()]
+    )
+    found = contrast @ bits[first]
+    tested = (np.abs(contrast) > _TINY).any(1) & (np.ptp(bits) > _TINY)
     rng = np.random.default_rng(seed)
-    deals = rng.permuted(np.broadcast_to(bits, (_DEALS, len(bits))), axis=1)
-    dealt = deals @ share.T - bits.mean()
-    p = (1 + (np.abs(dealt) >= np.abs(found) - _TINY).sum(0)) / (1 + _DEALS)
+    deals = rng.permuted(np.broadcast_to(bits[first], (_DEALS, len(first))), axis=1)
+    p = (1 + (np.abs(deals @ contrast.T) >= np.abs(found) - _TINY).sum(0)) / (1 + _DEALS)
     adjusted = np.ones(len(p))
     adjusted[tested] = holm(p[tested])
     return tuple(
         GroupBits(
             name,
             int(who.sum()),
-            float(bits.mean() + found[i]),
-            float(found[i]),
+            float(bits[who].mean()),
+            float(bits[who].mean() - bits.mean()),
             float(p[i]) if tested[i] else None,
             float(adjusted[i]) if tested[i] else None,
         )
         for i, (name, who) in enumerate(members.items())
     )
+
+
+def _decisions(network: Network) -> npt.NDArray[np.intp]:
+    """Return for each layer, (L,), the position of the first layer that it is tied to."""
+    position = {name: i for i, name in enumerate(network.layer_names)}
+    first = {name: min(position[other] for other in tie) for tie in network.ties for name in tie}
+    return np.array([first.get(name, i) for name, i in position.items()], np.intp)
 
 
 def holm(p: npt.NDArray[np.float64]) -> FloatArray:

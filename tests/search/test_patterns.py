@@ -90,6 +90,26 @@ def test_the_p_value_is_that_of_every_way_to_deal_the_bits_of_layers_with_weight
         assert found[name].p == pytest.approx(exact, abs=0.02)
 
 
+def test_tied_layers_are_dealt_one_value_together():
+    network = chain().tied([("a", "c"), ("b", "d")])
+    found = measure_patterns(network, batch(network, [0, 4, 0, 4])).weights
+    # two values can be dealt in two ways, and both are as far from the mean
+    assert {g.p for g in found} == {1.0}
+    loose = measure_patterns(chain(), batch(chain(), [0, 4, 0, 4])).weights
+    [depthwise] = [g for g in loose if g.group == "depthwise"]
+    assert depthwise.p == pytest.approx(1.0)
+    mixed = chain().tied([("a", "b", "c")])
+    index = [0, 0, 0, 4]
+    [last] = [g for g in measure_patterns(mixed, batch(mixed, index)).weights if g.group == "last"]
+    assert last.difference == pytest.approx(8 - 3.5)
+    # the other way round, d has 2 bits and the mean is 6.5: as far
+    assert last.p == 1.0
+    [alone] = [
+        g for g in measure_patterns(chain(), batch(chain(), index)).weights if g.group == "last"
+    ]
+    assert alone.p == pytest.approx(0.25, abs=0.02)
+
+
 def test_policies_count_by_their_weight():
     network = chain()
     policies = batch(network, [[0, 0, 0, 0], [4, 4, 4, 4]])
