@@ -8,6 +8,7 @@ from quantization.channel_groups import ChannelGroups
 from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer
 from quantization.quantizer import Float32Array, WeightMethod
+from quantization.range_choices import RangeChoices
 from quantization.ranges import RANGE_METHODS, RangeMethod
 
 _POLICY_OPTIONS = frozenset({"accuracy_level", "ranges"})
@@ -53,8 +54,8 @@ Corrections = Mapping[str, Correction]
 def check_options(options: Mapping[str, object]) -> None:
     """Raise unless every execution option of a policy is known.
 
-    ``ranges`` is one of `RANGE_METHODS`, see `range_method`. ``accuracy_level`` belongs to
-    weights-only matrix products, which are not deployed yet: it is accepted and decides nothing.
+    ``ranges`` is one of `RANGE_METHODS` or a table, see `range_method`. ``accuracy_level`` belongs
+    to weights-only matrix products, which are not deployed yet: it is accepted, decides nothing.
 
     Raises:
         PolicyError: names the option, or its value, and close matches.
@@ -74,17 +75,22 @@ def idle_options(options: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(sorted(_IDLE_OPTIONS & set(options)))
 
 
-def range_method(options: Mapping[str, object]) -> RangeMethod:
-    """Return how the ranges of activations are chosen for a policy with `options`.
+def range_method(options: Mapping[str, object]) -> RangeMethod | RangeChoices:
+    """Return how ranges are chosen for a policy with `options`.
 
     Raises:
-        PolicyError: if the option ``ranges`` names no method.
+        PolicyError: if the option ``ranges`` is neither a method nor a table of methods.
     """
     asked = options.get("ranges", RANGE_METHODS[0])
+    if isinstance(asked, Mapping):
+        return RangeChoices.from_json(asked)
     for method in RANGE_METHODS:
         if method == asked:
             return method
-    raise PolicyError(f"the policy's option ranges is {asked!r}; choose {', '.join(RANGE_METHODS)}")
+    known = ", ".join(RANGE_METHODS)
+    raise PolicyError(
+        f"the policy's option ranges is {asked!r}; choose {known}, or let a search write a table"
+    )
 
 
 def misfit_of(layer: Layer, bits: BitWidths) -> str:

@@ -271,6 +271,11 @@ def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torc
     return per_channel.reshape(shape)
 
 
+def fake_quantize(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
+    """Return the values of `grid` that reals are rounded to."""
+    return _centred(value, grid) * grid.scale
+
+
 def _centred(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
     """Quantize reals to integers less their zero point."""
     low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point

@@ -43,7 +43,7 @@ class Parameters:
                 self._arrays[node.input[1]],
                 grid,
                 axis,
-                self.options.weight_method,
+                self.ranges.weights.get(key, self.options.weight_method),
                 self._smallest_scale(layer),
             )
         return self._weights[key]

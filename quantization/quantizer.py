@@ -15,6 +15,8 @@ from quantization.errors import DataError
 
 Float32Array = npt.NDArray[np.float32]
 WeightMethod = Literal["minmax", "mse"]
+WEIGHT_METHODS: tuple[WeightMethod, ...] = ("mse", "minmax")
+"""The first one is the default."""
 
 _MSE_SHARES = np.linspace(0.3, 1.0, 36)
 """Shares of the largest magnitude that the search for the least squared error tries."""

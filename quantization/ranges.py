@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,14 @@ import onnx
 
 from quantization.errors import DataError
 from quantization.network import Network
-from quantization.quantizer import AffineGrid, Float32Array
+from quantization.quantizer import AffineGrid, Float32Array, WeightMethod
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 RANGE_METHODS: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
 """The first one is the default."""
+
+Limits = tuple[float, float]
+"""The lowest and the highest value."""
 
 _PERCENTILE = 99.99
 _BINS = 2048
@@ -30,24 +33,33 @@ _MSE_SHARES = np.linspace(0.4, 1.0, 31)
 
 @dataclass(frozen=True)
 class Ranges:
-    """The range of each activation of one network.
+    """The range of each activation of one network, and how those of weights are chosen.
 
     Args:
         network: digest of the network.
         limits: tensor name to (low, high); every tensor that can be written as integers.
         method: how the limits were chosen.
         images: how many inputs they come from; 0 if they were made up.
+        at_width: width to tensor to the limits that take the place of `limits` there.
+        weights: (layer, width) to the method that takes the place of the exporter's there.
     """
 
     network: str
-    limits: Mapping[str, tuple[float, float]]
+    limits: Mapping[str, Limits]
     method: str
     images: int
+    at_width: Mapping[int, Mapping[str, Limits]] = field(default_factory=dict)
+    weights: Mapping[tuple[str, int], WeightMethod] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of network and limits: what an exported file depends on, not where from."""
-        text = json.dumps([self.network, dict(self.limits)], sort_keys=True)
+        """SHA-256 of network, limits and methods of weights: what an exported file depends on."""
+        parts: list[object] = [self.network, dict(self.limits)]
+        if self.at_width or self.weights:
+            widths = {str(width): dict(limits) for width, limits in self.at_width.items()}
+            weights = sorted([*key, method] for key, method in self.weights.items())
+            parts += [widths, weights]
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def grid(self, tensor: str, bits: int) -> AffineGrid:
@@ -56,11 +68,12 @@ class Ranges:
         Raises:
             KeyError: if `tensor` is never written as integers.
         """
-        return AffineGrid.of_range(*self.limits[tensor], bits)
+        limits = self.at_width[bits].get(tensor) if bits in self.at_width else None
+        return AffineGrid.of_range(*(limits or self.limits[tensor]), bits)
 
 
 def collect_ranges(
-    network: Network, inputs: Float32Array, method: RangeMethod = "minmax"
+    network: Network, inputs: Float32Array, method: RangeMethod = "minmax", bits: int = 8
 ) -> Ranges:
     """Run the float network on `inputs` and choose each activation's range.
 
@@ -68,7 +81,8 @@ def collect_ranges(
         network: a network with one input.
         inputs: (N, ...) float32.
         method: ``minmax``; ``percentile`` (99.99 % of the values); ``mse`` (the share of the
-            min-max range with the least squared error at 8 bits).
+            min-max range with the least squared error).
+        bits: the width at which the squared error is the least.
 
     Returns:
         The ranges. What only moves values (reshape, max pooling) keeps the range of its input.
@@ -79,7 +93,7 @@ def collect_ranges(
     check_inputs(network, inputs)
     names = [t.name for t in network.tensors if t.name not in network.inner_tensors]
     with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
-        found = _calibrate(network, inputs, method, Path(folder))
+        found = _calibrate(network, inputs, method, bits, Path(folder))
     limits = {}
     for name in names:
         low, high = found.get(name) or _input_limits(network, name, inputs)
@@ -108,9 +122,7 @@ def made_up_ranges(network: Network) -> Ranges:
     return Ranges(network.digest, _moved(network, limits), "made up", 0)
 
 
-def _moved(
-    network: Network, limits: dict[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
+def _moved(network: Network, limits: dict[str, Limits]) -> dict[str, Limits]:
     """Give what only moves values the range of its input; runtimes want equal scales there."""
     for glue in network.glue:
         if glue.moves_only and glue.outputs:
@@ -149,8 +161,8 @@ def batches(network: Network, inputs: Float32Array) -> Iterator[Float32Array]:
 
 
 def _calibrate(
-    network: Network, inputs: Float32Array, method: RangeMethod, folder: Path
-) -> dict[str, tuple[float, float]]:
+    network: Network, inputs: Float32Array, method: RangeMethod, bits: int, folder: Path
+) -> dict[str, Limits]:
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
@@ -179,7 +191,7 @@ def _calibrate(
     for name, tensor in data.items():
         low, high = tensor.range_value[0], tensor.range_value[1]
         limits[name] = (float(np.min(low)), float(np.max(high)))
-    return limits if method != "mse" else _least_squared_error(network, inputs, limits)
+    return limits if method != "mse" else _least_squared_error(network, inputs, limits, bits)
 
 
 class _Reader:
@@ -193,9 +205,9 @@ class _Reader:
 
 
 def _least_squared_error(
-    network: Network, inputs: Float32Array, limits: dict[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    """Shrink each min-max range to the share that leaves the least squared error at 8 bits."""
+    network: Network, inputs: Float32Array, limits: dict[str, Limits], bits: int
+) -> dict[str, Limits]:
+    """Shrink each min-max range to the share that leaves the least squared error at `bits`."""
     import onnxruntime as ort
 
     model = onnx.ModelProto()
@@ -221,25 +233,25 @@ def _least_squared_error(
     for name, histogram in counts.items():
         low, high = limits[name]
         if high > low:
-            result[name] = _best_share(histogram, low, high)
+            result[name] = _best_share(histogram, low, high, bits)
     return result
 
 
 def _best_share(
-    histogram: np.ndarray[Any, np.dtype[np.float64]], low: float, high: float
-) -> tuple[float, float]:
+    histogram: np.ndarray[Any, np.dtype[np.float64]], low: float, high: float, bits: int
+) -> Limits:
     edges = np.linspace(low, high, len(histogram) + 1)
     centers = ((edges[1:] + edges[:-1]) / 2).astype(np.float32)
     losses = []
     for share in _MSE_SHARES:
-        grid = AffineGrid.of_range(low * share, high * share, 8)
+        grid = AffineGrid.of_range(low * share, high * share, bits)
         error = grid.dequantize(grid.quantize(centers)) - centers
         losses.append(float(histogram @ np.square(error, dtype=np.float64)))
     share = float(_MSE_SHARES[int(np.argmin(losses))])
     return low * share, high * share
 
 
-def _input_limits(network: Network, name: str, inputs: Float32Array) -> tuple[float, float]:
+def _input_limits(network: Network, name: str, inputs: Float32Array) -> Limits:
     if name in network.input_names:
         return float(inputs.min()), float(inputs.max())
     raise DataError(f"no range was found for tensor {name!r}")

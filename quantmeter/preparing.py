@@ -14,7 +14,6 @@ from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, QuantmeterError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy, PolicyBatch
-from quantization.ranges import RANGE_METHODS
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
 from search.budgets import BudgetRequest
@@ -73,9 +72,7 @@ class Prepared:
 
     def policy(self, index: IndexArray) -> Policy:
         """Return one policy, (L,); its options say how ranges were chosen, if not by default."""
-        policy = self.batch(index[None])[0]
-        method = self.bench.ranges
-        return policy if method == RANGE_METHODS[0] else replace(policy, options={"ranges": method})
+        return replace(self.batch(index[None])[0], options=self.bench.policy_options)
 
 
 def prepare(

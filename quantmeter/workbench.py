@@ -1,5 +1,7 @@
 """A network with its data, ready to be quantized: what search, export and bench share."""
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +10,16 @@ import numpy as np
 
 from hil.device import detect
 from hil.ort import random_inputs
+from quantization.best_ranges import best_ranges
+from quantization.bits import BitWidths
 from quantization.deployment import Corrections, ExportOptions, range_method
 from quantization.errors import DataError
 from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
-from quantization.ranges import RangeMethod, collect_ranges
+from quantization.range_choices import RangeChoices, chosen_ranges
+from quantization.ranges import RANGE_METHODS, RangeMethod, collect_ranges
 from quantization.reading import read_network
 from quantization.simulation import Simulation
 from quantmeter.data import Data, Labels, Split, read_data, split_data
@@ -31,14 +36,15 @@ class Workbench:
         data: images, or None: then random inputs serve for ranges, and there is no accuracy.
         split: which images serve what; None without data.
         seed: of the split and of random inputs.
-        ranges: how activation ranges are chosen, for policies that do not say so themselves.
+        ranges: how ranges are chosen, for policies that do not say so themselves: by one method, or
+            each by its own.
     """
 
     network: Network
     data: Data | None
     split: Split | None
     seed: int
-    ranges: RangeMethod = "minmax"
+    ranges: RangeMethod | RangeChoices = RANGE_METHODS[0]
 
     def part(self, name: str) -> tuple[Float32Array, Labels | None]:
         """Return images and labels of the part ``ranges``, ``search`` or ``test``.
@@ -67,8 +73,36 @@ class Workbench:
     @cached_property
     def exporter(self) -> Exporter:
         """Builds deployable models with ranges from `range_inputs`."""
-        ranges = collect_ranges(self.network, self.range_inputs, self.ranges)
+        if isinstance(self.ranges, RangeChoices):
+            ranges = chosen_ranges(self.network, self.range_inputs, self.ranges)
+        else:
+            ranges = collect_ranges(self.network, self.range_inputs, self.ranges)
         return Exporter(self.network, ranges, ExportOptions(reduce_range=detect().saturates))
+
+    def with_best_ranges(
+        self,
+        choices: Sequence[BitWidths],
+        progress: Callable[[float, str], None] = lambda _share, _what: None,
+    ) -> "Workbench":
+        """Return this workbench with each range chosen by what measures best at its width.
+
+        Measured on the part ``ranges``: see `quantization.best_ranges`. Its policies carry the
+        table of choices, so that a file is exported with it without measuring again.
+
+        Raises:
+            DataError: without data.
+        """
+        inputs, _ = self.part("ranges")
+        start = replace(self, ranges=RANGE_METHODS[0])
+        return replace(self, ranges=best_ranges(start.exporter, inputs, choices, progress))
+
+    @property
+    def policy_options(self) -> dict[str, object]:
+        """What policies of this workbench say about ranges; nothing if they are the default."""
+        if self.ranges == RANGE_METHODS[0]:
+            return {}
+        table = self.ranges
+        return {"ranges": table.to_json() if isinstance(table, RangeChoices) else table}
 
     @cached_property
     def simulation(self) -> Simulation:
@@ -100,10 +134,11 @@ class Workbench:
         method = range_method(policy.options) if "ranges" in policy.options else self.ranges
         if method == self.ranges:
             return self
-        return self._others.setdefault(method, replace(self, ranges=method))
+        other = replace(self, ranges=method)
+        return self._others.setdefault(json.dumps(other.policy_options, sort_keys=True), other)
 
     @cached_property
-    def _others(self) -> "dict[RangeMethod, Workbench]":
+    def _others(self) -> "dict[str, Workbench]":
         """Workbenches of the same network and data, by how their ranges are chosen."""
         return {}
 
@@ -113,7 +148,7 @@ def open_workbench(
     data: str | Path | Data | None = None,
     *,
     seed: int = 0,
-    ranges: RangeMethod = "minmax",
+    ranges: RangeMethod | RangeChoices = "minmax",
 ) -> Workbench:
     """Read a model and its data.
 

@@ -7,9 +7,10 @@ import onnx
 import pytest
 
 from hil.ort import Runner
-from quantization.bits import BitWidths
+from quantization.bits import BitWidths, parse_choices
 from quantization.errors import DataError, ModelError, PolicyError
 from quantization.policy import Policy
+from quantization.range_choices import RangeChoices
 from quantization.reading import read_network
 from quantmeter.data import Data
 from quantmeter.workbench import Workbench, open_workbench
@@ -102,6 +103,24 @@ def test_a_network_that_puts_out_decisions_has_no_accuracy_and_takes_no_labels()
     assert not open_workbench(network, Data(images, None)).classifies
     with pytest.raises(DataError, match="this network's is not float32; give data without y"):
         open_workbench(network, Data(images, np.zeros(IMAGES, np.int64)))
+
+
+def test_policies_carry_the_ranges_that_measured_best(small: Subject) -> None:
+    data = Data(small.images[:120], None)
+    plain = open_workbench(small.network, data)
+    best = plain.with_best_ranges(parse_choices("w3a8,w32a32"))
+    table = best.policy_options["ranges"]
+    assert isinstance(best.ranges, RangeChoices)
+    assert isinstance(table, dict)
+    assert set(table["activations"]) | set(table["weights"]) <= {"8", "3"}
+    assert plain.policy_options == {}
+    bits = dict.fromkeys(small.network.layer_names, BitWidths(3, 8))
+    policy = Policy.from_json(Policy(bits, best.policy_options).to_json())
+    # the policy alone says which file is meant: nothing is measured again
+    assert plain.export(policy) == best.export(Policy(bits)) == best.export(policy)
+    assert plain.export(policy) != plain.export(Policy(bits))
+    again = plain.with_best_ranges(parse_choices("w3a8,w32a32"))
+    assert again.ranges == best.ranges
 
 
 def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
