@@ -88,7 +88,7 @@ def explain(
     problem = prepared.problem
     trials = result.trials if scores_are_accuracies else ()
     certificate = certify(problem, optimum, result.best, trials=trials)
-    patterns = measure_patterns(prepared.bench.network, prepared.batch(result.best[None]))
+    patterns = measure_patterns(problem.network, prepared.batch(result.best[None]))
     found = None if front is None else _front(prepared, result, front, scores_are_accuracies)
     return Explanation(certificate, patterns, found)
 

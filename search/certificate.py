@@ -218,7 +218,7 @@ def certify(
     solver = Solver(problem, seconds)
     return Certificate(
         solution.loss,
-        solution.bound,
+        max(0.0, solution.bound),  # losses are not negative, whatever a stopped solver can tell
         solution.proven,
         solution.status,
         float(problem.proxy_loss(judged[None])[0]),

@@ -305,7 +305,7 @@ class Exact:
         return ledger.result(
             {
                 "loss": solution.loss,
-                "loss_bound": solution.bound,
+                "loss_bound": max(0.0, solution.bound),
                 "proven": float(solution.proven),
                 "status": solution.status,
             }

@@ -113,7 +113,7 @@ class FrontPoint:
         return {
             "budget": self.budget,
             "proxy_loss": found.loss,
-            "bound": found.bound,
+            "bound": max(0.0, found.bound),
             "proven": found.proven,
             "costs": _named(found.costs),
             "layers": _bits(problem, found.index),

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,9 @@ def test_the_gap_is_that_of_the_judged_policy():
     unproven = certify(given, replace(solution, proven=False, bound=solution.bound / 2), worst)
     assert unproven.gap_at_most == pytest.approx(2 * losses.max() / losses.min() - 1, rel=1e-6)
     assert not any(price.proven for price in unproven.prices)
+    stopped = certify(given, replace(solution, proven=False, bound=-np.inf), worst)
+    assert (stopped.bound, stopped.gap_at_most) == (0.0, None)
+    json.dumps(stopped.to_dict(), allow_nan=False)
     assert replace(made, optimum=0.0, bound=0.0).gap is None
 
 
