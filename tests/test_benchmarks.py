@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
+        ("rivals.py", r"digits: 21 layers[^$]*size w2.5a8[^$]*reinforce +5 [^$]*zero-shot +0 "),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
         ("unseen_networks.py", r"calibrated +error +[\d.]+%[^$]*MACs x bits +error +[\d.]+%"),

@@ -1,0 +1,87 @@
+"""What `benchmarks/rivals.py` stands on: remembered results and paired differences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.contest.comparison import compare
+from benchmarks.contest.memory import Memory
+from benchmarks.contest.tasks import OBJECTIVES, digits
+from benchmarks.fashion.networks import NETWORKS, model_path
+from quantization.policy import Policy
+from quantization.reading import read_network
+from quantmeter.data import Data
+from quantmeter.workbench import open_workbench
+
+
+def test_what_is_known_is_not_found_again_even_after_a_killed_run(tmp_path: Path) -> None:
+    path = tmp_path / "known.jsonl"
+    first = Memory(path)
+    assert first.recall("a", lambda: 0.5) == 0.5
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('["b", 0.2')  # killed within a line
+    again = Memory(path)
+    assert again.recall("a", lambda: pytest.fail("found again")) == 0.5
+    assert again.recall("b", lambda: [1, 2]) == [1, 2]
+    assert Memory(path).recall("b", lambda: pytest.fail("found again")) == [1, 2]
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[-1]) == ["b", [1, 2]]
+
+
+def test_a_difference_that_every_seed_shows_is_significant() -> None:
+    rng = np.random.default_rng(0)
+    ours = rng.random((5, 1000)) < 0.9
+    theirs = ours.copy()
+    for seed in range(5):
+        theirs[seed, np.flatnonzero(ours[seed])[: 20 + seed]] = False
+    found = compare(theirs, ours)
+    assert found.verdict == "behind"
+    assert found.mean == pytest.approx(-0.022)
+    assert found.low < -0.022 < found.high < 0
+    assert compare(ours, theirs).verdict == "ahead"
+
+
+def test_methods_that_are_equal_are_told_apart_in_one_of_twenty_comparisons() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random((400, 2, 5, 300)) < 0.9
+    found = [compare(*pair) for pair in right]
+    assert {difference.over for difference in found} == {"seeds"}
+    told_apart = np.mean([difference.verdict != "-" for difference in found])
+    assert 0.02 < told_apart < 0.08
+
+
+def test_where_seeds_make_no_difference_images_decide() -> None:
+    right = np.ones((3, 100), bool)
+    worse = right.copy()
+    worse[:, :5] = False
+    assert compare(right, right).p == 1.0
+    few = compare(worse, right)
+    assert few.over == "images"
+    assert few.p == pytest.approx(2 * 0.5**5)
+    worse[:, :6] = False
+    assert compare(worse, right).verdict == "behind"
+
+
+def test_a_budget_between_two_widths_is_the_mean_of_what_they_cost() -> None:
+    task = digits(images=60)
+    size = OBJECTIVES["size"]
+    table = task.costs(size).model(size.metric)
+    problem = task.problem(size)
+    network = task.bench.network
+    costs = [table.total(network, task.batch(problem, row[None]), size.metric) for row in _two(21)]
+    between, exact = (task.limit(size, problem, limit) for limit in size.limits)
+    assert between == pytest.approx(np.mean(costs))
+    assert exact == pytest.approx(costs[1][0])
+
+
+def _two(layers: int) -> list[np.ndarray]:
+    return [np.full(layers, choice, np.uint8) for choice in (0, 1)]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if model_path(name).exists()])
+def test_the_networks_for_fashion_can_be_simulated_on_many_images(name: str) -> None:
+    images = np.random.default_rng(0).normal(size=(30, 1, 28, 28)).astype(np.float32)
+    bench = open_workbench(read_network(model_path(name)), Data(images, None))
+    logits = bench.simulation.logits(Policy({}), images)  # checks itself against ONNX Runtime
+    assert logits.shape == (30, 10)
