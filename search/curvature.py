@@ -109,7 +109,7 @@ def _costs(
         for column, bits in enumerate(choices):
             if layer.has_weights and bits.weights < 32:
                 correction = corrections.get((layer.name, bits))
-                error = _weight_error(simulation, network, layer, bits, correction)
+                error = weight_error(simulation, network, layer, bits, correction)
                 costs[row, column] += of_weights(layer.name, error)
             for name in layer.inputs:
                 key = name, bits.reads
@@ -119,13 +119,14 @@ def _costs(
     return costs
 
 
-def _weight_error(
+def weight_error(
     simulation: Simulation,
     network: FloatNetwork,
     layer: Layer,
     bits: BitWidths,
     correction: Correction | None,
 ) -> Float32Array:
+    """Return what quantizing a layer's weights, corrected, adds to them, in their shape."""
     exact: Float32Array = network.weights[layer.name].detach().numpy()
     if bits.half:
         return exact.astype(np.float16).astype(np.float32) - exact

@@ -1,0 +1,191 @@
+"""Do channel groups buy accuracy at equal size? The digits, on images that nothing was chosen by.
+
+    python benchmarks/channel_groups.py            # five sizes, about two minutes on one core
+    python benchmarks/channel_groups.py --quick    # one size, few images, for the test
+
+For each size of the exported file: the uniform policy, if it has that size; the exact layer-wise
+optimum of the proxy (KL sensitivities); that policy refined by channel groups
+(`search.channel_groups`); and the same with channels taken as they are numbered, which tells what
+their order is worth beyond finer steps of size. Ranges, corrections and sensitivities come from
+training images, accuracies from the 897 unseen ones, with corrected statistics as in the exported
+file. Differences are of the same images, with 95 % intervals (D. G. Bonett and R. M. Price, J.
+Educ. Behav. Stat. 2012).
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.size import ExportedSize
+from costmodels.table import BoolArray, CostTable
+from costmodels.units import Metric
+from quantization.bits import BitWidths, parse_choices
+from quantization.export import Exporter
+from quantization.network import Network
+from quantization.policy import Policy, PolicyBatch
+from quantization.quantizer import Float32Array
+from quantization.ranges import collect_ranges
+from quantization.reading import read_network
+from quantization.simulation import Simulation
+from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
+from search.channel_groups import ChannelCosts, channel_costs, refine
+from search.exact import solve
+from search.oracle import Interval, Labels
+from search.problem import Problem
+from search.sensitivity import as_loss, measure_sensitivity
+
+CHOICES = parse_choices("w2a8,w3a8,w4a8,w5a8,w6a8,w8a8")
+SIZES = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""Sizes of the file: from uniform w2a8 (0) to uniform w3a8 (1), in these steps; 2 is w4a8."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One policy on the unseen images.
+
+    Args:
+        name: what it is.
+        size_bytes: of its file.
+        layers: that have channel groups.
+        right: (N,) which images were classified right.
+    """
+
+    name: str
+    size_bytes: int
+    layers: int
+    right: BoolArray
+
+    def line(self, reference: "Scored | None") -> str:
+        """Return a row of the table; differences are from `reference`."""
+        share = Interval.wilson(int(self.right.sum()), len(self.right))
+        interval = f"{share.share:7.1%} [{share.low:.1%} {share.high:.1%}]"
+        row = f"  {self.name:32s} {self.size_bytes:8,d} {self.layers:6d}  {interval}"
+        if reference is None:
+            return row
+        low, high = paired_interval(self.right, reference.right)
+        more = self.right.mean() - reference.right.mean()
+        return f"{row}  {100 * more:+5.1f} [{100 * low:+.1f} {100 * high:+.1f}]"
+
+
+def paired_interval(right: BoolArray, other: BoolArray) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two shares of the same images.
+
+    Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data", JEBS 2012: a half is added to each count of images that differ.
+    """
+    count = len(right)
+    more = (int((right & ~other).sum()) + 1) / (count + 2)
+    less = (int((other & ~right).sum()) + 1) / (count + 2)
+    half = 1.959963984540054 * float(np.sqrt((more + less - (more - less) ** 2) / (count + 2)))
+    return more - less - half, more - less + half
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The network with all that policies are chosen and scored by."""
+
+    network: Network
+    simulation: Simulation
+    loss: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
+    costs: ChannelCosts
+    size: ExportedSize
+    unseen: Float32Array
+    labels: Labels
+
+    def tables(self, choices: Sequence[BitWidths]) -> Mapping[Metric, CostTable]:
+        """Price choices by the bytes of the exported file."""
+        return {Metric.SIZE: self.size.table(self.network, choices, Metric.SIZE)}
+
+    def bytes_of(self, policy: Policy) -> int:
+        """Return the size of a policy's file."""
+        batch = PolicyBatch.of(self.network, [policy])
+        return int(self.size.total(self.network, batch, Metric.SIZE)[0])
+
+    def scored(self, name: str, policy: Policy, layers: int = 0) -> Scored:
+        """Score a policy on the unseen images."""
+        corrections = self.simulation.correct(policy)
+        logits = self.simulation.logits(policy, self.unseen, corrections)
+        return Scored(name, self.bytes_of(policy), layers, logits.argmax(1) == self.labels)
+
+
+def prepare(calibration: int, images: int, unseen: int) -> Bench:
+    """Measure sensitivities of the shipped network.
+
+    Args:
+        calibration: training images for ranges and corrections.
+        images: training images for sensitivities.
+        unseen: images that policies are scored on.
+    """
+    task, network = load_digits_task(), read_network(SHIPPED_MODEL)
+    first = task.train_images[:calibration]
+    simulation = Simulation(Exporter(network, collect_ranges(network, first)), first)
+    others = task.train_images[-images:]
+    found = measure_sensitivity(simulation, CHOICES, others)
+    costs = channel_costs(simulation, [bits.weights for bits in CHOICES], others)
+    return Bench(
+        network,
+        simulation,
+        as_loss(found.kl),
+        costs,
+        ExportedSize(),
+        task.unseen_images[:unseen],
+        task.unseen_labels[:unseen],
+    )
+
+
+def at_size(bench: Bench, budget: float, uniform: Mapping[str, Policy]) -> list[Scored]:
+    """Score what each way of choosing bits makes of one size; the first two rows come first."""
+    rows = [
+        bench.scored(f"uniform {name}", policy)
+        for name, policy in uniform.items()
+        if bench.bytes_of(policy) == budget
+    ]
+    problem = Problem(
+        bench.network, CHOICES, bench.tables(CHOICES), {Metric.SIZE: budget}, bench.loss
+    )
+    best = solve(problem)
+    names = bench.network.layer_names
+    layerwise = Policy({n: CHOICES[int(k)] for n, k in zip(names, best.index, strict=True)})
+    rows.append(bench.scored("layer by layer, proven", layerwise))
+    equal = {key: np.ones_like(each) for key, each in bench.costs.items()}
+    for name, costs in (("by channel groups", bench.costs), ("channels as numbered", equal)):
+        found = refine(problem, best.index, costs, bench.tables)
+        before, after = found.losses
+        said = f"{name}, loss {after / before - 1:+.0%}" if before else name
+        rows.append(bench.scored(said, found.policy, found.grouped))
+    return rows
+
+
+def main() -> int:
+    """Print a table for each size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one size and few images")
+    quick = parser.parse_args().quick
+    bench = prepare(32, 32, 100) if quick else prepare(256, 256, 897)
+    names = ("w2a8", "w3a8", "w4a8")
+    uniform = {n: Policy.uniform(bench.network, BitWidths.parse(n)) for n in names}
+    first, second, third = (bench.bytes_of(policy) for policy in uniform.values())
+    print(
+        f"{len(bench.labels)} unseen images; {bench.scored('float', Policy({})).line(None).strip()}"
+    )
+    for step in (0.5,) if quick else SIZES:
+        budget = first + step * (second - first) if step <= 1 else third
+        print(
+            f"\nat most {int(budget):,} bytes"
+            + 18 * " "
+            + "bytes layers  accuracy, and over layer by layer"
+        )
+        rows = at_size(bench, float(int(budget)), uniform)
+        reference = next(row for row in rows if row.name.startswith("layer by layer"))
+        for row in rows:
+            print(row.line(None if row is reference else reference))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
