@@ -14,6 +14,11 @@ ROOT = Path(__file__).parents[1]
     ("script", "expected"),
     [
         ("cascade.py", r"chosen: point \d[^$]*mean predicted [\d.]+ .?s, measured whole [\d.]+"),
+        (
+            "channel_groups.py",
+            r"layer by layer, proven +[\d,]+ +0 [^$]*by channel groups, loss -\d+% .*"
+            r"[+-][\d.]+ \[[+-][\d.]+ [+-][\d.]+\]",
+        ),
         ("episodes.py", r"update +[\d.]+ ms"),
         ("exporter_choices.py", r"the same file again +[\d.]+ \[[\d.]+ [\d.]+\] +same dB"),
         (
