@@ -2,9 +2,10 @@
 
 Any searcher chooses the layers' widths. Then, decision by decision, output channels are ordered by
 what a narrower width would cost each of them, and a few cuts through that order become choices:
-channels before the cut get the wider of two neighbouring widths. The MILP picks one of them, or the
-layer's own width, for every decision at once, so that budgets stay met: bits move from channels
-that do not need them to such that do, in any layer.
+channels before the cut get the wider of two widths around the layer's own. Those that lose no less
+and cost no less than another are dropped. The MILP picks one of the others, or the layer's own
+width, for every decision at once, so that budgets stay met: bits move from channels that do not
+need them to such that do, in any layer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from quantization.policy import IndexArray, Policy
 from quantization.quantizer import Float32Array
 from quantization.simulation import Simulation
 from search.curvature import IMAGES, weight_error
+from search.dominance import non_dominated
 from search.exact import solve
 from search.problem import Problem
 
@@ -130,7 +132,8 @@ def refine(
         index: (L,) the policy.
         costs: of every layer that may get groups, at every weight width of the problem's choices.
         tables: prices other choices, by the same metrics as `problem`.
-        cuts: tried for each pair of widths at most; fewer where a batch could not hold them all.
+        cuts: tried for each pair of widths. Of more groupings than a batch can hold choices, some
+            of every layer are left out.
         seconds: wall time after which the best policy so far is taken.
 
     Returns:
@@ -138,36 +141,35 @@ def refine(
         if the given one is.
 
     Raises:
-        PolicyError: if the network has too many layers for a single cut each, or nothing is priced.
+        PolicyError: if nothing is priced.
         BudgetError: if neither the policy nor any with channel groups meets the budgets.
     """
     if not problem.tables:
         raise PolicyError("channel groups need a cost to save; give the problem a table")
-    pairs = [(d, pair) for d in range(len(problem.groups)) for pair in _pairs(problem, index, d)]
-    room = _MOST_CHOICES - len(problem.choices)
-    if pairs and room < len(pairs):
-        raise PolicyError(f"channel groups of {len(pairs)} pairs of widths are more than {room}")
-    cuts = min(cuts, room // len(pairs)) if pairs else 0
-    own: dict[int, dict[ChannelGroups, FloatArray]] = {}
-    for decision, pair in pairs:
-        own.setdefault(decision, {}).update(_groupings(problem, costs, decision, pair, cuts))
-    grouped = tuple(dict.fromkeys(bits for each in own.values() for bits in each))
-    choices = (*problem.choices, *grouped)
+    found: dict[int, dict[ChannelGroups, FloatArray]] = {}
+    for decision in range(len(problem.groups)):
+        for pair in _pairs(problem, index, decision):
+            more = _groupings(problem, costs, decision, pair, cuts)
+            found.setdefault(decision, {}).update(more)
+    listed = dict.fromkeys(bits for each in found.values() for bits in each)
+    every = tables((*problem.choices, *listed))
+    kept = _useful(problem, index, found, every)
+    choices = (*problem.choices, *dict.fromkeys(bits for each in kept.values() for bits in each))
     column = {bits: k for k, bits in enumerate(choices)}
     allowed = np.zeros((len(index), len(choices)), np.bool_)
     allowed[np.arange(len(index)), index] = True
     loss = np.zeros(allowed.shape)
     loss[:, : len(problem.choices)] = np.where(problem.allowed, problem.loss, 0.0)
-    for decision, found in own.items():
-        for bits, losses in found.items():
+    for decision, groupings in kept.items():
+        for bits in groupings:
             allowed[problem.groups[decision], column[bits]] = True
-            loss[problem.groups[decision], column[bits]] = losses
-    priced = {metric: _only(table, allowed) for metric, table in tables(choices).items()}
+            loss[problem.groups[decision], column[bits]] = found[decision][bits]
+    priced = {metric: _only(table.restrict(choices), allowed) for metric, table in every.items()}
     wider = Problem(problem.network, choices, priced, problem.budgets, loss)
     solution = solve(wider, seconds=seconds)
     before, after = wider.proxy_loss(np.stack([index, solution.index]))
-    kept = wider.feasible(index[None])[0] and before <= after  # the solver stops at a gap
-    return Refined(wider, index, index if kept else solution.index, solution.proven)
+    stays = wider.feasible(index[None])[0] and before <= after  # the solver stops at a gap
+    return Refined(wider, index, index if stays else solution.index, solution.proven)
 
 
 def _pairs(problem: Problem, index: IndexArray, decision: int) -> Iterator[tuple[int, int]]:
@@ -186,12 +188,9 @@ def _pairs(problem: Problem, index: IndexArray, decision: int) -> Iterator[tuple
         and not other.is_float
         and problem.allowed_decisions[decision, k]
     ]
-    narrower = [k for k in others if problem.choices[k].weights < bits.weights]
-    wider = [k for k in others if problem.choices[k].weights > bits.weights]
-    if narrower:
-        yield max(narrower, key=lambda k: problem.choices[k].weights), at
-    if wider:
-        yield at, min(wider, key=lambda k: problem.choices[k].weights)
+    narrower = [k for k in others if problem.choices[k].weights <= bits.weights]
+    wider = [k for k in others if problem.choices[k].weights >= bits.weights]
+    yield from ((a, b) for a in narrower for b in wider if a != b)
 
 
 def _groupings(
@@ -224,6 +223,40 @@ def _groupings(
         assert not misfit_of(problem.network.layers[members[0]], bits)
         found[bits] = losses[:, 1, first].sum(1) + losses[:, 0, last].sum(1)
     return found
+
+
+def _useful(
+    problem: Problem,
+    index: IndexArray,
+    found: Mapping[int, Mapping[ChannelGroups, FloatArray]],
+    tables: Mapping[Metric, CostTable],
+) -> dict[int, list[ChannelGroups]]:
+    """Return the groupings of each decision that no other, nor its own width, beats in everything.
+
+    All of them read the same activations, so that they differ in nothing but their own cells. Where
+    too many are left, such are kept as lie evenly between the cheapest and the dearest.
+    """
+    room = (_MOST_CHOICES - len(problem.choices)) // max(len(found), 1)
+    result = {}
+    for decision, groupings in found.items():
+        members = problem.groups[decision]
+        at = int(index[members[0]])
+        bits = list(groupings)
+        values = [
+            np.array([problem.loss[members, at].sum(), *(g.sum() for g in groupings.values())])
+        ]
+        for table in tables.values():
+            position = {each: k for k, each in enumerate(table.choices)}
+            columns = np.array([at, *(position[each] for each in bits)], np.intp)
+            values.append(table.unary.value[np.ix_(members, columns)].sum(0))
+        points = np.stack(values, axis=1)
+        good = np.flatnonzero(non_dominated(points) & np.isfinite(points).all(1))
+        good = good[good > 0]
+        good = good[np.argsort(points[good, 1], kind="stable")]
+        if len(good) > room:
+            good = good[np.round(np.linspace(0, len(good) - 1, room)).astype(np.intp)]
+        result[decision] = [bits[i - 1] for i in good]
+    return result
 
 
 def _shares(costs: FloatArray) -> FloatArray:

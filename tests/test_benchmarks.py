@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
         ("cascade.py", r"chosen: point \d[^$]*mean predicted [\d.]+ .?s, measured whole [\d.]+"),
         (
             "channel_groups.py",
-            r"layer by layer, proven +[\d,]+ +0 [^$]*by channel groups, loss -\d+% .*"
+            r"layer by layer, proven +[\d,]+ +0 [^$]*in groups, loss -\d+% .*"
             r"[+-][\d.]+ \[[+-][\d.]+ [+-][\d.]+\]",
         ),
         ("episodes.py", r"update +[\d.]+ ms"),
