@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
@@ -16,7 +16,7 @@ from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.errors import BudgetError, DataError, PolicyError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
-from quantization.ranges import RangeMethod
+from quantization.ranges import RANGE_METHODS, RangeMethod
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain, front_files
@@ -173,7 +173,7 @@ def search(
     front: str | None = None,
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
-    ranges: RangeMethod = "minmax",
+    ranges: RangeMethod | Literal["best"] = RANGE_METHODS[0],
     threads: int = 1,
     seconds: float = 60.0,
     seed: int = 0,
@@ -203,6 +203,7 @@ def search(
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
+            ``best`` measures it, for weights too: see `Workbench.with_best_ranges`.
         threads: of a measuring backend.
         seconds: wall time of a measuring backend.
         seed: of split and search.
@@ -227,7 +228,8 @@ def search(
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
-    bench = open_workbench(model, data, seed=seed, ranges=ranges)
+    method_of_ranges = RANGE_METHODS[0] if ranges == "best" else ranges
+    bench = open_workbench(model, data, seed=seed, ranges=method_of_ranges)
     if bench.data is None:
         raise DataError("a search needs images: give --data DATA.npz")
     if short := [tie for tie in ties if len(set(tie)) < 2]:
@@ -275,6 +277,8 @@ def search(
         left: Unfinished | None = None
         if folder is not None and not anew:
             left = folder.unfinished(request, bench.network.layer_names, choices)
+        if ranges == "best":
+            bench = bench.with_best_ranges(choices, progress)
         priced = costs if left is None else costs.replaying(left.tables)
         prepared = prepare(
             bench,

@@ -28,6 +28,11 @@ ROOT = Path(__file__).parents[1]
         ),
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
+        (
+            "proxies.py",
+            r"kl +random +-?[\d.]+ / +-?[\d.]+[^$]*output-mse +both 12: [-\d.]+ > [-\d.]+ "
+            r"\([^$]*best 8: \d+% of the images",
+        ),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("rivals.py", r"digits: 21 layers[^$]*size w2.5a8[^$]*reinforce +5 [^$]*zero-shot +0 "),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),

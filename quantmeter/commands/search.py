@@ -105,8 +105,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--ranges",
         default="minmax",
-        choices=("minmax", "percentile", "mse"),
-        help="how activation ranges are chosen (default minmax); the policy file carries it",
+        choices=("minmax", "percentile", "mse", "best"),
+        help="how activation ranges are chosen (default minmax), or what measures best for each "
+        "tensor, layer and width, weights included; the policy file carries it",
     )
     parser.add_argument(
         "--no-export",

@@ -196,6 +196,20 @@ def test_a_policy_found_with_other_ranges_carries_them_to_export(
     assert exported != made["minmax"].export(plain)
 
 
+def test_a_policy_found_with_the_best_ranges_carries_their_table_to_export(
+    small: Subject, tmp_path: Path
+) -> None:
+    data = Data(small.images[:60], None)
+    report = _quick(small, data, budgets=["size=0.5x"], ranges="best", out=tmp_path)
+    policy = Policy.read(tmp_path / "policy.json")
+    assert policy == report.policy
+    assert isinstance(policy.options["ranges"], dict)
+    exported = open_workbench(small.network, data).export(policy)
+    assert exported != open_workbench(small.network, data).export(Policy(policy.layers))
+    again = _quick(small, data, budgets=["size=0.5x"], ranges="best")
+    assert again.policy == policy
+
+
 def test_tied_layers_get_equal_bits(digits: Subject, small_data: Data) -> None:
     names = digits.network.layer_names
     tie = (names[2], names[-1], names[5])
