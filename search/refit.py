@@ -14,6 +14,8 @@ DEVIATIONS = (0.0, 0.1, 0.3, 1.0)
 """How far, relative to what was measured, a loss may deviate: what is tried; 0 only scales."""
 
 FOLDS = 5
+_SURE = 2.0
+"""Standard errors by which a deviation must predict better than scaling."""
 _FEWEST = 10
 """Below so many policies there is nothing to choose a deviation by."""
 
@@ -43,8 +45,8 @@ def refit(loss: FloatArray, index: IndexArray, scores: FloatArray) -> FloatArray
     ``score = c - sum over layers of x[layer, choice]``, by least squares, with a ridge towards
     ``s * loss``: x deviates from it by factors of each cell, of each layer and of each choice, all
     as large as cross-validation over the policies says. It says 0 unless another deviation predicts
-    better by a standard error; then the losses are only scaled, and rank policies as before. Losses
-    stay at least 0, and within a layer in the order that was measured.
+    better by two standard errors; then the losses are only scaled, and rank policies as before.
+    Losses stay at least 0, and within a layer in the order that was measured.
 
     Args:
         loss: (L, K) losses of single layers, at least 0; what is not finite is not allowed.
@@ -96,7 +98,7 @@ def _simplest(errors: Sequence[FloatArray]) -> int:
     """The first deviation, unless the best one's squared errors are surely smaller."""
     best = int(np.argmin([each.mean() for each in errors]))
     gain = errors[0] - errors[best]
-    return best if gain.mean() > gain.std() / np.sqrt(len(gain)) else 0
+    return best if gain.mean() > _SURE * gain.std() / np.sqrt(len(gain)) else 0
 
 
 def _validated(
