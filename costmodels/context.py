@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from costmodels.cells import number
 from costmodels.errors import TableError
-from quantization.bits import BitWidths
+from quantization.bits import BitWidths, Format
 
 FloatArray = npt.NDArray[np.float64]
 GroupArray = npt.NDArray[np.int16]
@@ -29,8 +29,8 @@ class Context:
 
         correction(policy) = sum_k value_k * prod over layers i of group k of s_i(policy)
 
-    where s_i is +1 if layer i reads integers and -1 if it reads floats; an empty group makes a
-    constant.
+    where s_i is -1 if layer i reads float32 and +1 if it reads the other format of the device,
+    integers or half precision; an empty group makes a constant.
 
     Args:
         groups: (K, 3) positions of layers, -1 where a group has fewer.
@@ -81,7 +81,7 @@ class Context:
             index: (P, L) indices into `choices`.
             choices: bit-widths.
         """
-        integer = np.array([not bits.reads.is_float for bits in choices])
+        integer = np.array([bits.reads is not Format.FLOAT32 for bits in choices])
         parts = [
             products(self.groups, integer[index[start : start + _BLOCK]]) @ self.values
             for start in range(0, len(index), _BLOCK)

@@ -24,6 +24,8 @@ class Device:
         system: operating system and kernel release.
         runtime: name of the runtime, such as ``onnxruntime``.
         runtime_version: its version.
+        accelerator: what computes instead of the CPU, such as a GPU with its driver; empty for the
+            CPU itself.
     """
 
     cpu: str
@@ -34,6 +36,7 @@ class Device:
     system: str
     runtime: str
     runtime_version: str
+    accelerator: str = ""
 
     @property
     def saturates(self) -> bool:
@@ -44,11 +47,13 @@ class Device:
     @property
     def identity(self) -> tuple[str, ...]:
         """What must be equal before two measurements may be compared."""
-        return (self.cpu, self.architecture, *self.isa, self.runtime, self.runtime_version)
+        shared = (self.cpu, self.architecture, *self.isa, self.runtime, self.runtime_version)
+        return (*shared, self.accelerator) if self.accelerator else shared
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "isa": list(self.isa)}
+        """Return the fields as JSON values; no accelerator is left out."""
+        fields = {**asdict(self), "isa": list(self.isa)}
+        return fields if self.accelerator else {k: fields[k] for k in fields if k != "accelerator"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Device":

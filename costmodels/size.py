@@ -10,7 +10,7 @@ from costmodels.pricing import total
 from costmodels.table import BoolArray, Cells, CostTable, FloatArray, Once, Provenance
 from costmodels.units import Metric, Unit
 from quantization.bits import BitWidths, formats_of
-from quantization.deployment import DEPLOYED_FORMATS, not_deployable
+from quantization.deployment import CPU_TARGET, Target, not_deployable
 from quantization.export import Exporter
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -26,12 +26,16 @@ class ExportedSize(TableBackend):
     from 2 MiB on (16 KiB, 256 MiB). The table counts as many bytes as the largest possible graph
     needs: its sum is exact for a network whose smallest and largest graphs need equally many, else
     at most that difference (mostly one byte) above the file, never below. `total` is always exact.
+
+    Args:
+        target: the provider that the files are for.
     """
 
     name = "size"
     metrics = frozenset({Metric.SIZE})
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target = CPU_TARGET) -> None:
+        self._target = target
         self._exporters: dict[str, Exporter] = {}
         self._tables: dict[tuple[str, tuple[BitWidths, ...]], tuple[CostTable, CostTable]] = {}
 
@@ -81,15 +85,19 @@ class ExportedSize(TableBackend):
 
     def _exporter(self, network: Network) -> Exporter:
         if network.digest not in self._exporters:
-            self._exporters[network.digest] = Exporter(network, made_up_ranges(network))
+            made = Exporter(network, made_up_ranges(network), target=self._target)
+            self._exporters[network.digest] = made
         return self._exporters[network.digest]
 
     def _fragments(self, network: Network, choices: tuple[BitWidths, ...]) -> CostTable:
         exporter, known = self._exporter(network), formats_of(choices)
+        target, deployed = self._target, self._target.formats
         unary = np.array(
             [
                 [
-                    np.inf if not_deployable(layer, c) else exporter.layer_bytes(layer.name, c)
+                    np.inf
+                    if not_deployable(layer, c, target)
+                    else exporter.layer_bytes(layer.name, c)
                     for c in choices
                 ]
                 for layer in network.layers
@@ -100,18 +108,18 @@ class ExportedSize(TableBackend):
         conversion = np.full((len(network.tensors), len(known), len(known)), np.inf)
         for i, written in enumerate(known):
             conversion[:, i, i] = 0.0
-            if written not in DEPLOYED_FORMATS:
+            if written not in deployed:
                 continue
             for row, operator in enumerate(network.glue):
                 if operator.integer or written.is_float:
                     glue[row, i] = exporter.glue_bytes(operator, written)
-            for j, target in enumerate(known):
-                if target in DEPLOYED_FORMATS and target != written:
+            for j, read in enumerate(known):
+                if read in deployed and read != written:
                     for row, tensor in enumerate(network.tensors):
                         conversion[row, i, j] = (
                             0.0
                             if tensor.name in network.inner_tensors
-                            else exporter.conversion_bytes(tensor, written, target)
+                            else exporter.conversion_bytes(tensor, written, read)
                         )
         return CostTable(
             Metric.SIZE,

@@ -6,24 +6,33 @@ import numpy as np
 
 from costmodels.table import Cells, CostTable, FloatArray, Provenance
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
-from quantization.deployment import not_deployable
+from quantization.deployment import CPU_TARGET, Target, not_deployable
 from quantization.network import Network
 
 INTEGER = BitWidths(8, 8)
 """Stands for every deployable integer choice: they all execute the same kernels."""
 
 
-def spread_table(table: CostTable, network: Network, choices: Sequence[BitWidths]) -> CostTable:
+def spread_table(
+    table: CostTable,
+    network: Network,
+    choices: Sequence[BitWidths],
+    target: Target = CPU_TARGET,
+) -> CostTable:
     """Write the measured columns out over `choices`: the same kernel, the same number.
 
     Args:
-        table: over `INTEGER` and float32.
+        table: over the narrow bits of `target` (`INTEGER` on the CPU) and float32.
         network: its network.
         choices: what is asked for; what cannot run is not supported in the result.
+        target: the provider that the table is of.
     """
     known = formats_of(choices)
-    column = [table.choices.index(FLOAT32 if c.reads.is_float else INTEGER) for c in choices]
-    runs = np.array([[not not_deployable(layer, c) for c in choices] for layer in network.layers])
+    held = [FLOAT32 if c.reads is Format.FLOAT32 else target.narrow for c in choices]
+    column = [table.choices.index(each) for each in held]
+    runs = np.array(
+        [[not not_deployable(layer, c, target) for c in choices] for layer in network.layers]
+    )
     unary = np.where(runs, table.unary.value[:, column], np.inf)
     return CostTable(
         table.metric,

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from hil.ort import optimized_graph
+from hil.providers import CPU, Provider
 from hil.stored_weights import StoredWeights
-from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels
-from quantization.bits import BitWidths
+from hil.trace import FLOAT_KERNELS, INTEGER_KERNELS, executed_kernels, weight_types
+from quantization.bits import FLOAT32, BitWidths
 from quantization.channel_groups import ChannelGroups
 from quantization.deployment import ExportOptions
 from quantization.errors import QuantmeterError
@@ -104,6 +106,7 @@ def audit(
     model: bytes,
     predicted_bytes: int,
     options: ExportOptions | None = None,
+    provider: Provider = CPU,
 ) -> Audit:
     """Audit an exported model.
 
@@ -113,6 +116,7 @@ def audit(
         model: the file's bytes.
         predicted_bytes: `quantization.export.Exporter.size_bytes` of the policy.
         options: with which it was exported; they permit some differences.
+        provider: that is to execute it.
 
     Raises:
         ModelError: if the runtime refuses the file.
@@ -120,17 +124,20 @@ def audit(
     """
     policy.check(network)
     given = options or ExportOptions()
-    kernels = executed_kernels(network, optimized_graph(model))
+    graph = optimized_graph(model, provider)
+    kernels, types = executed_kernels(network, graph), _types(network, graph, provider.emulated)
     stored = StoredWeights(onnx.load_model_from_string(model))
     layers = tuple(
-        _judge(layer, policy[layer.name], stored, kernels[layer.name], given)
+        _judge(layer, policy[layer.name], stored, (kernels[layer.name], types[layer.name]), given)
         for layer in network.layers
     )
     return Audit(layers, len(model), predicted_bytes)
 
 
-def require_kernels(network: Network, policy: Policy, graph: onnx.GraphProto) -> None:
-    """Raise unless every layer is executed as `policy` asks: by integers, or by floats.
+def require_kernels(
+    network: Network, policy: Policy, graph: onnx.GraphProto, *, emulated: bool = False
+) -> None:
+    """Raise unless every layer is executed as `policy` asks: by integers, floats, or halves.
 
     The part of an audit that needs no more than the graph of a session that is loaded anyway.
 
@@ -138,11 +145,14 @@ def require_kernels(network: Network, policy: Policy, graph: onnx.GraphProto) ->
         network: what was exported.
         policy: what was asked for.
         graph: the optimized graph.
+        emulated: see `hil.providers.Provider`.
 
     Raises:
         AuditError: names the first layer that is not, and how many others are not.
     """
-    faults = {n: _kernel_fault(policy[n], k) for n, k in executed_kernels(network, graph).items()}
+    types = _types(network, graph, emulated)
+    kernels = executed_kernels(network, graph)
+    faults = {n: _kernel_fault(policy[n], k, types[n]) for n, k in kernels.items()}
     _require_none([f"layer {name!r}: {fault}" for name, fault in faults.items() if fault])
 
 
@@ -152,10 +162,19 @@ def _require_none(problems: Sequence[str]) -> None:
         raise AuditError(f"audit failed: {problems[0]}{more}")
 
 
-def _kernel_fault(bits: BitWidths, kernel: str) -> str:
+def _types(network: Network, graph: onnx.GraphProto, emulated: bool) -> dict[str, int]:
+    """Element types of the layers' weights in the optimized graph; 0 where they do not matter."""
+    return dict.fromkeys(network.layer_names, 0) if emulated else weight_types(network, graph)
+
+
+def _kernel_fault(bits: BitWidths, kernel: str, weight_type: int) -> str:
     """What is wrong with executing a layer at `bits` by `kernel`; empty if nothing is."""
     integer = not bits.reads.is_float
     if kernel in (INTEGER_KERNELS if integer else FLOAT_KERNELS):
+        if bits.half and weight_type == TensorProto.FLOAT:
+            return f"asked for half precision, executed {kernel} of float32"
+        if bits == FLOAT32 and weight_type == TensorProto.FLOAT16:
+            return f"asked for float32, executed {kernel} of half precision"
         return ""
     wanted = "an integer kernel" if integer else "a float kernel"
     what = "was re-quantized at load" if kernel in INTEGER_KERNELS else "runs otherwise"
@@ -163,15 +182,20 @@ def _kernel_fault(bits: BitWidths, kernel: str) -> str:
 
 
 def _judge(
-    layer: Layer, bits: BitWidths, stored: StoredWeights, kernel: str, options: ExportOptions
+    layer: Layer,
+    bits: BitWidths,
+    stored: StoredWeights,
+    executed: tuple[str, int],
+    options: ExportOptions,
 ) -> LayerAudit:
+    kernel, weight_type = executed
     if isinstance(bits, ChannelGroups):
         return _judge_groups(layer, bits, stored, kernel, options)
     width, how = stored.of(layer)
     integer = not bits.reads.is_float
     asked_width = bits.weights if layer.has_weights else width
     notes: list[str] = []
-    fault = _kernel_fault(bits, kernel)
+    fault = _kernel_fault(bits, kernel, weight_type)
     faults = [fault] if fault else []
     if width != asked_width:
         planes = not options.pack and bits.weights < 8 and width == 8
@@ -204,7 +228,7 @@ def _judge_groups(
         asked[list(channels)] = width
     widths, used, how = stored.of_channels(layer)
     notes: list[str] = []
-    fault = _kernel_fault(bits, kernel)
+    fault = _kernel_fault(bits, kernel, 0)
     faults = [fault] if fault else []
     if not np.array_equal(widths, asked):
         whole = not options.pack and bool((widths == 8).all())

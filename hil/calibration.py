@@ -7,8 +7,9 @@ paired with the float network. Two models explain these times, one on top of the
     time / float time = 1 + sum over integer layers, integer glue and conversions of their effect
                           + sum over groups of neighbouring layers of theirs
 
-The first sum is what a table can hold; the second is its context (`costmodels.context`). Both have
-a physical prior, the first from one profile of the float and one of the all-integer network (or of
+The first sum is what a table can hold; the second is its context (`costmodels.context`). A device
+that has half precision instead of integers is calibrated alike: read half for integer. Both have a
+physical prior, the first from one profile of the float and one of the all-integer network (or of
 what comes nearest to it and does not crash).
 """
 
@@ -32,8 +33,8 @@ from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
 from hil.timing import TimingOptions, low_ratio
 from hil.validation import LEAST_POLICIES, Validation
-from quantization.bits import FLOAT32
-from quantization.deployment import not_deployable
+from quantization.bits import FLOAT32, BitWidths
+from quantization.deployment import CPU_TARGET, Target, not_deployable
 from quantization.network import Network
 from quantization.policy import Policy
 
@@ -153,7 +154,8 @@ class Model:
     def total(self, patterns_: Sequence[Pattern]) -> FloatArray:
         """Return the ratios to float, (P,), that table and context predict."""
         index = np.array(patterns_, np.uint8)
-        return self.table(patterns_) + self.context.correction(index, (FLOAT32, INTEGER))
+        narrow = self.effects.narrow
+        return self.table(patterns_) + self.context.correction(index, (FLOAT32, narrow))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +209,7 @@ def calibrate_network(
     seconds: float,
     seed: int,
     progress: Callable[[float, str], None],
+    target: Target = CPU_TARGET,
 ) -> Calibration:
     """Time policies of one network for about `seconds`, and fit table and context.
 
@@ -218,14 +221,16 @@ def calibrate_network(
             counts, so that a run which was killed goes on to the same end.
         seed: of the design.
         progress: called with the share done and what is being done.
+        target: the provider that executes the policies; names the format beside float32.
 
     Raises:
         AuditError: if the runtime does not execute the float network as asked.
         BackendError: if the time was too short for a fit, most policies failed, the float network
-            cannot be profiled, or no layer runs as integers.
+            cannot be profiled, or no layer runs in the narrow format.
         ModelError: if the runtime refuses the float network.
     """
-    free = np.array([not not_deployable(layer, INTEGER) for layer in network.layers])
+    narrow = target.narrow
+    free = np.array([not not_deployable(layer, narrow, target) for layer in network.layers])
     if not free.any():
         raise BackendError("no layer of this network runs as integers here; there is no choice")
     timed: list[Timed] = []
@@ -254,20 +259,21 @@ def calibrate_network(
         )
     progress(1.0, f"{len(timed)} policies timed")
     profiles = take_profiles(
-        lambda pattern: inspect(as_policy(network, pattern)), most_integers(timed).pattern
+        lambda pattern: inspect(as_policy(network, pattern, narrow)), most_integers(timed).pattern
     )
-    return _calibration(network, free, timed, np.array(judged), failed, profiles)
+    return _calibration(Effects(network, narrow), free, timed, np.array(judged), failed, profiles)
 
 
 def _calibration(
-    network: Network,
+    effects: Effects,
     free: Pattern,
     timed: Sequence[Timed],
     judged: BoolArray,
     failed: Sequence[Failure],
     profiles: Profiles,
 ) -> Calibration:
-    effects, shares = Effects(network), shares_of_nodes(network, profiles.floats.shares)
+    network = effects.network
+    shares = shares_of_nodes(network, profiles.floats.shares)
     prior = profiles.prior(effects, most_integers(timed).ratio)
     references = np.array([t.reference.p10_s for t in timed])
     weights = loudness(references)
@@ -398,10 +404,13 @@ def _fit_without_unlike(
 
 def rows_of(effects: Effects, chosen: Sequence[Pattern]) -> FloatArray:
     """Return the features of the policies of patterns, (P, D)."""
-    return np.array([effects.row(as_policy(effects.network, pattern)) for pattern in chosen])
+    policies = (as_policy(effects.network, pattern, effects.narrow) for pattern in chosen)
+    return np.array([effects.row(policy) for policy in policies])
 
 
-def as_policy(network: Network, pattern: Sequence[bool] | Pattern) -> Policy:
-    """Return the policy that runs the layers of `pattern` as integers, the others as floats."""
+def as_policy(
+    network: Network, pattern: Sequence[bool] | Pattern, narrow: BitWidths = INTEGER
+) -> Policy:
+    """Return the policy that runs the layers of `pattern` at `narrow`, the others as float32."""
     pairs = zip(network.layer_names, pattern, strict=True)
-    return Policy({name: INTEGER if integer else FLOAT32 for name, integer in pairs})
+    return Policy({name: narrow if chosen else FLOAT32 for name, chosen in pairs})

@@ -34,15 +34,16 @@ def parse_meminfo(text: str) -> int:
     return 0
 
 
-def detect(runtime: str = "onnxruntime", root: Path = Path("/")) -> Device:
+def detect(
+    runtime: str = "onnxruntime", root: Path = Path("/"), *, accelerator: str = ""
+) -> Device:
     """Describe this machine.
 
     Args:
         runtime: name of the installed runtime package whose version counts.
         root: where ``proc`` lies; for tests.
+        accelerator: what computes instead of the CPU, as `hil.gpus` describes it.
     """
-    from importlib.metadata import version
-
     cpu, isa = parse_cpuinfo(_read(root / "proc/cpuinfo"))
     return Device(
         cpu=cpu,
@@ -52,8 +53,19 @@ def detect(runtime: str = "onnxruntime", root: Path = Path("/")) -> Device:
         memory_bytes=parse_meminfo(_read(root / "proc/meminfo")),
         system=f"{platform.system()} {platform.release()}",
         runtime=runtime,
-        runtime_version=version(runtime),
+        runtime_version=_version(runtime),
+        accelerator=accelerator,
     )
+
+
+def _version(runtime: str) -> str:
+    """Version of an installed package, or of its sibling for GPUs that holds the same module."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(runtime)
+    except PackageNotFoundError:
+        return version(f"{runtime}-gpu")
 
 
 def _read(path: Path) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from costmodels.spread import INTEGER
 from costmodels.table import BoolArray, FloatArray
 from hil.regression import Prior
-from quantization.bits import Format
+from quantization.bits import BitWidths, Format
 from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy
@@ -34,32 +35,35 @@ class Effects:
 
     Args:
         network: the network.
+        narrow: the bits beside float32 that layers may have. Only some glue runs on integers; all
+            of it runs in half precision.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, narrow: BitWidths = INTEGER) -> None:
+        self.network, self.narrow = network, narrow
         self.layers = network.layer_names
-        self.glue = tuple(glue.name for glue in network.glue if glue.integer)
+        self._glue = tuple(glue for glue in network.glue if glue.integer or narrow.half)
+        self.glue = tuple(glue.name for glue in self._glue)
         self.conversions = tuple(
             (tensor.name, target)
             for tensor in network.tensors
-            for target in (Format.INT8, Format.FLOAT32)
+            for target in (narrow.reads, Format.FLOAT32)
         )
         self.count = len(self.layers) + len(self.glue) + len(self.conversions)
 
     @property
     def blocks(self) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        """(D,): 0 for layers, 1 for glue, 2 and 3 for conversions to integers and to floats."""
-        target = [2 if target is Format.INT8 else 3 for _, target in self.conversions]
+        """(D,): 0 for layers, 1 for glue, 2 and 3 for conversions to the narrow format and back."""
+        target = [3 if target is Format.FLOAT32 else 2 for _, target in self.conversions]
         return np.array([0] * len(self.layers) + [1] * len(self.glue) + target, np.intp)
 
     def row(self, policy: Policy) -> FloatArray:
         """Return the features of `policy`, (D,)."""
         chosen = formats(self.network, policy)
-        integer = [not policy[name].reads.is_float for name in self.layers]
-        glue = [not chosen.reads[name].is_float for name in self.glue]
+        narrow = [policy[name].reads is not Format.FLOAT32 for name in self.layers]
+        glue = [chosen.reads[name] is not Format.FLOAT32 for name in self.glue]
         paid = {(tensor, target) for tensor, _, target in chosen.conversions}
-        return np.array([*integer, *glue, *(key in paid for key in self.conversions)], float)
+        return np.array([*narrow, *glue, *(key in paid for key in self.conversions)], float)
 
     def prior(
         self, float_shares: Mapping[str, float], integer_shares: Mapping[str, float], ratio: float
@@ -92,10 +96,10 @@ class Effects:
         """
         kinds = [
             *(f"{layer.kind} {layer.is_depthwise}" for layer in self.network.layers),
-            *(glue.kind for glue in self.network.glue if glue.integer),
+            *(glue.kind for glue in self._glue),
         ]
         of_kind = [np.where(np.array(kinds) == kind, cost, 0.0) for kind in sorted(set(kinds))]
-        targets = np.array([target is Format.INT8 for _, target in self.conversions])
+        targets = np.array([target is not Format.FLOAT32 for _, target in self.conversions])
         of_target = [
             np.where(targets == target, each, 0.0)
             for target in (True, False)

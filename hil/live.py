@@ -1,5 +1,6 @@
 """The backend ``ort``: latency measured on this machine through ONNX Runtime.
 
+``ort`` measures the CPU, ``ort:cuda`` a GPU (`hil.providers`): the same code with another provider.
 `table` calibrates a network in context (`hil.calibration`); `total` builds and times the quantized
 networks themselves. Both in a worker process, and both look into the store first: what it holds
 since yesterday is not measured again. Choices that execute the same kernel share one measurement,
@@ -34,12 +35,12 @@ from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup, shared_content
-from hil.providers import refuse
+from hil.providers import CPU, Provider, find_provider
 from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions
-from quantization.bits import BitWidths
-from quantization.deployment import ExportOptions, not_deployable
+from quantization.bits import BitWidths, Format
+from quantization.deployment import ExportOptions, Target, not_deployable
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 from quantization.quantizer import Float32Array
@@ -54,24 +55,31 @@ _RANGE_INPUTS = 64
 
 
 class OrtLive:
-    """Measures latency through ONNX Runtime's CPU provider.
+    """Measures latency through a provider of ONNX Runtime.
 
     Args:
         context: threads, time for a table, real inputs, seed, store and whether to measure anew.
+        provider: who executes what is measured.
+        accelerator: its device in words, if that is not the CPU.
 
     Attributes:
+        name: the backend's.
         device: who measures.
+        provider: as given.
 
     Raises:
         StoreError: if the store cannot be used.
     """
 
-    name = "ort"
     metrics = frozenset({Metric.LATENCY})
 
-    def __init__(self, context: BackendContext) -> None:
+    def __init__(
+        self, context: BackendContext, provider: Provider = CPU, accelerator: str = ""
+    ) -> None:
+        self.name = "ort" if provider == CPU else f"ort:{provider.name}"
+        self.provider = provider
         self._context = context
-        self.device = detect()
+        self.device = detect(accelerator=accelerator)
         self._store: RecordStore = MemoryStore()
         self._kept: Store | None = None
         if context.store is not None:
@@ -80,7 +88,7 @@ class OrtLive:
             weakref.finalize(self, store.close)
             self._store = self._kept = store
         self._setups: dict[str, Setup] = {}
-        self._benches: dict[tuple[str, TimingOptions], PolicyBench] = {}
+        self._benches: dict[tuple[str, TimingOptions, bool], PolicyBench] = {}
         self._tables: dict[str, CostTable] = {}
         self._totals: dict[tuple[str, bytes], float] = {}
 
@@ -109,9 +117,17 @@ class OrtLive:
                 seconds=self._context.seconds,
                 seed=self._context.seed,
                 progress=self._context.progress,
+                target=self.target,
             )
-            self._tables[network.digest] = measured_table(network, found, self._source(found))
-        return spread_table(self._tables[network.digest], network, choices)
+            self._tables[network.digest] = measured_table(
+                network, found, self._source(found), self.target
+            )
+        return spread_table(self._tables[network.digest], network, choices, self.target)
+
+    @property
+    def target(self) -> Target:
+        """What can be deployed for the provider."""
+        return self.provider.target
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
         """Build, audit and time each policy, paired with the float network; (P,) seconds, p10.
@@ -135,11 +151,12 @@ class OrtLive:
             policy = policies[position]
             policy.check(network)
             for layer in network.layers:
-                if reason := not_deployable(layer, policy[layer.name]):
+                if reason := not_deployable(layer, policy[layer.name], self.target):
                     raise UnsupportedChoiceError(
                         f"policy {position}: layer {layer.name!r} at {policy[layer.name]}: {reason}"
                     )
-            patterns.append(np.array([not policy[n].reads.is_float for n in network.layer_names]))
+            reads = [policy[name].reads for name in network.layer_names]
+            patterns.append(np.array([each is not Format.FLOAT32 for each in reads]))
         times = np.empty(len(patterns))
         for position, pattern in enumerate(patterns):
             self._context.progress(position / len(patterns), f"{position} policies timed")
@@ -151,14 +168,16 @@ class OrtLive:
         return self._measure(network, TURNS)
 
     def profile(self, network: Network) -> Inspect:
-        """Return what profiles policies of `network`."""
-        return lambda policy: self._bench(network, TURNS).profile(policy)
+        """Return what profiles policies of `network`; on a device in a process of its own."""
+        profiles = not self.provider.is_cpu
+        return lambda policy: self._bench(network, TURNS, profiles=profiles).profile(policy)
 
     def _measure(self, network: Network, turns: TimingOptions) -> Measure:
         # It refers to this object, with which worker and store end, not to the bench alone.
         def measure(pattern: Pattern, seed: int) -> Timed:
             bench = self._bench(network, turns)
-            return Timed.of(pattern, bench.measure(as_policy(network, pattern), seed))
+            policy = as_policy(network, pattern, self.target.narrow)
+            return Timed.of(pattern, bench.measure(policy, seed))
 
         return measure
 
@@ -179,11 +198,13 @@ class OrtLive:
                 self._totals[key] = base * timed.ratio if each.any() else base
         return self._totals[network.digest, pattern.tobytes()]
 
-    def _bench(self, network: Network, turns: TimingOptions) -> PolicyBench:
-        key = network.digest, turns
+    def _bench(
+        self, network: Network, turns: TimingOptions, *, profiles: bool = False
+    ) -> PolicyBench:
+        key = network.digest, turns, profiles
         if key not in self._benches:
             setup = replace(self._setup(network), timing=turns)
-            worker = policy_worker(setup, limit_s=_LIMIT_S)
+            worker = policy_worker(setup, limit_s=_LIMIT_S, profiles=profiles)
             weakref.finalize(self, worker.close)
             self._benches[key] = PolicyBench(setup, worker, self._store)
         return self._benches[key]
@@ -200,6 +221,7 @@ class OrtLive:
                 one_feed(network, inputs),
                 options,
                 self._context.threads,
+                provider=self.provider,
             )
             self._look_into_store(setup)
         return self._setups[network.digest]
@@ -238,7 +260,7 @@ class OrtLive:
             "method": "whole-network timings of designed policies, paired with float, fitted",
             "ratios": "trimmed mean of the turns' quickest runs, policy over float",
             "device": self.device.to_dict(),
-            "runtime": recorded_options(self._context.threads),
+            "runtime": recorded_options(self._context.threads, self.provider),
             "seconds": self._context.seconds,
             "seed": self._context.seed,
             "inputs": "random" if self._context.inputs is None else "given",
@@ -261,11 +283,9 @@ class OrtLive:
 
 
 def create(argument: str, context: BackendContext) -> OrtLive:
-    """Measure through ONNX Runtime on this machine's CPU: ``ort``.
+    """Measure through ONNX Runtime on this machine: ``ort`` on the CPU, ``ort:cuda`` on a GPU.
 
     Raises:
-        BackendError: if another device is named: it is not there, or measuring it is not built.
+        BackendError: if the device that is named is not there, or measuring it is not built.
     """
-    if argument:
-        refuse(argument)
-    return OrtLive(context)
+    return OrtLive(context, *find_provider(argument))

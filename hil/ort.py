@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: sessions with fixed threads, and what they really execute."""
+"""Sessions of ONNX Runtime with fixed threads, and what they really execute."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from costmodels.errors import BackendError
+from hil.buffers import BoundRun
+from hil.providers import CPU, Provider
 from quantization.errors import ModelError
 from quantization.network import Network
 from quantization.quantizer import Float32Array
 
-PROVIDER = "CPUExecutionProvider"
+PROVIDER = CPU.executes
 _FATAL_ONLY = 4
 _CONSTANTS_LEFT_OUT = {
     "session.optimized_model_external_initializers_file_name": "../../../dev/null",
@@ -42,8 +45,10 @@ class Runner:
         feed: inputs by name that every `__call__` uses.
         check: gets the graph that this session executes; what it raises is passed on. Loading
             takes longer with it, running does not.
+        provider: who executes it. One with bound buffers leaves the outputs of calls on its device.
 
     Raises:
+        BackendError: if the provider's device is not there.
         ModelError: if the runtime refuses the model.
     """
 
@@ -53,19 +58,29 @@ class Runner:
         threads: int,
         feed: Mapping[str, Float32Array],
         check: Callable[[onnx.GraphProto], None] | None = None,
+        provider: Provider = CPU,
     ) -> None:
         options = session_options(threads)
         if check is None:
-            self._session = load_session(model, options)
+            self._session = load_session(model, options, provider)
         else:
-            self._session, graph = load_with_graph(model, options)
+            self._session, graph = load_with_graph(model, options, provider=provider)
             check(graph)
         self._feed = dict(feed)
+        self._bound = BoundRun(self._session, provider, feed) if provider.bound else None
 
     def __call__(self) -> list[np.ndarray[Any, Any]]:
-        """Run once on the fixed inputs."""
+        """Run once on the fixed inputs; returns the outputs, none where they stay on a device."""
+        if self._bound is not None:
+            self._bound()
+            return []
         outputs: list[np.ndarray[Any, Any]] = self._session.run(None, self._feed)
         return outputs
+
+    def outputs(self) -> list[np.ndarray[Any, Any]]:
+        """Run once on the fixed inputs and return the outputs, wherever they lie."""
+        found = self()
+        return found if self._bound is None else self._bound.outputs()
 
     def run(self, feed: Mapping[str, Float32Array]) -> list[np.ndarray[Any, Any]]:
         """Run once on other inputs."""
@@ -73,18 +88,27 @@ class Runner:
         return outputs
 
 
-def load_session(model: bytes, options: Any) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` of `model` on the CPU.
+def load_session(model: bytes, options: Any, provider: Provider = CPU) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` of `model`.
 
     Raises:
+        BackendError: if the provider's device is not there.
         ModelError: if the runtime refuses the model.
     """
     import onnxruntime as ort
 
+    if not provider.is_cpu:
+        ort.preload_dlls()  # libraries of CUDA that were installed as packages
     try:
-        return ort.InferenceSession(model, options, providers=[PROVIDER])
+        session = ort.InferenceSession(model, options, providers=provider.session_providers)
     except Exception as error:  # the runtime's errors share no base of their own
         raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
+    if provider.executes not in session.get_providers():  # it falls back without an error
+        raise BackendError(
+            f"no such device: {provider.executes} cannot be used here, the session has only "
+            f"{', '.join(session.get_providers())}; look for the libraries that it needs"
+        )
+    return session
 
 
 def session_options(threads: int) -> Any:
@@ -104,10 +128,13 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def recorded_options(threads: int) -> dict[str, object]:
-    """Return what `session_options` fixes, for records."""
+def recorded_options(threads: int, provider: Provider = CPU) -> dict[str, object]:
+    """Return what `session_options` and the provider fix, for records.
+
+    They are part of the identity of what is measured: providers never share measurements.
+    """
     return {
-        "provider": PROVIDER,
+        **provider.recorded(),
         "threads": threads,
         "execution": "sequential",
         "denormals": "zero",
@@ -119,7 +146,7 @@ def recorded_options(threads: int) -> dict[str, object]:
     }
 
 
-def optimized_graph(model: bytes) -> onnx.GraphProto:
+def optimized_graph(model: bytes, provider: Provider = CPU) -> onnx.GraphProto:
     """Return the graph that a default session makes of `model`, with the values of its constants.
 
     Raises:
@@ -129,11 +156,11 @@ def optimized_graph(model: bytes) -> onnx.GraphProto:
 
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    return load_with_graph(model, options, values=True)[1]
+    return load_with_graph(model, options, values=True, provider=provider)[1]
 
 
 def load_with_graph(
-    model: bytes, options: Any, *, values: bool = False
+    model: bytes, options: Any, *, values: bool = False, provider: Provider = CPU
 ) -> tuple[Any, onnx.GraphProto]:
     """Return a session as `load_session`, and the graph that it executes.
 
@@ -141,8 +168,10 @@ def load_with_graph(
         model: serialized ONNX model.
         options: of the session; where it writes its graph is set in them.
         values: whether the graph's constants have values; without, names, types and shapes only.
+        provider: who executes it.
 
     Raises:
+        BackendError: if the provider's device is not there.
         ModelError: if the runtime refuses the model.
     """
     # The graph is written to memory that vanishes with this process, however it ends. Constants
@@ -153,7 +182,7 @@ def load_with_graph(
         if not values:
             for key, value in _CONSTANTS_LEFT_OUT.items():
                 options.add_session_config_entry(key, value)
-        session = load_session(model, options)
+        session = load_session(model, options, provider)
         return session, onnx.load_model_from_string(written.read()).graph
 
 

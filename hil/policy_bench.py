@@ -11,15 +11,19 @@ from hil.worker import Worker
 from quantization.policy import Policy
 
 
-def policy_worker(setup: Setup, *, limit_s: float, memory_bytes: int | None = None) -> Worker:
+def policy_worker(
+    setup: Setup, *, limit_s: float, memory_bytes: int | None = None, profiles: bool = False
+) -> Worker:
     """Return a worker that times the policies of `setup`.
 
     Args:
         setup: what they have in common.
         limit_s: longest time for building, loading and timing one policy, in seconds.
         memory_bytes: address space of the process, libraries included; None for any.
+        profiles: whether it only profiles policies on a device (`profiling_timer`).
     """
-    return Worker("hil.policy_timer:PolicyTimer", setup, limit_s=limit_s, memory_bytes=memory_bytes)
+    factory = "hil.policy_timer:profiling_timer" if profiles else "hil.policy_timer:PolicyTimer"
+    return Worker(factory, setup, limit_s=limit_s, memory_bytes=memory_bytes)
 
 
 class PolicyBench:

@@ -6,6 +6,7 @@ which a store keeps it, without building anything.
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any
 from hil.audit import AuditError, require_kernels
 from hil.ort import Runner, recorded_options
 from hil.profile import Profile, profile_nodes
+from hil.providers import CPU, Provider
 from hil.records import Record, Subject
 from hil.timing import Clock, TimingOptions, time_interleaved
 from quantization.deployment import ExportOptions
@@ -37,6 +39,7 @@ class Setup:
         options: of the exporter; ``pack`` off saves loading time.
         threads: of the runtime.
         timing: how long; its seed is that of policies for which no other is given.
+        provider: who executes the policies.
     """
 
     network: Network
@@ -45,6 +48,7 @@ class Setup:
     options: ExportOptions = field(default_factory=ExportOptions)
     threads: int = 1
     timing: TimingOptions = field(default_factory=TimingOptions)
+    provider: Provider = CPU
 
     @cached_property
     def feed_digest(self) -> str:
@@ -91,7 +95,7 @@ def shared_content(setup: Setup) -> dict[str, Any]:
         "ranges": setup.ranges.digest,
         "inputs": setup.feed_digest,
         "export": {**asdict(setup.options), "revision": REVISION},
-        "runtime": recorded_options(setup.threads),
+        "runtime": recorded_options(setup.threads, setup.provider),
     }
 
 
@@ -127,7 +131,8 @@ class PolicyTimer:
 
     def __init__(self, setup: Setup, clock: Clock = time.perf_counter) -> None:
         self._setup, self._clock = setup, clock
-        self._exporter = Exporter(setup.network, setup.ranges, setup.options)
+        target = setup.provider.target
+        self._exporter = Exporter(setup.network, setup.ranges, setup.options, target)
         float_policy = Policy({})
         self._float = self._runner(float_policy, self._exporter.build(float_policy))
 
@@ -148,7 +153,9 @@ class PolicyTimer:
         """
         if isinstance(job, ProfileJob):
             setup = self._setup
-            return profile_nodes(self._exporter, job.policy, setup.threads, setup.feed)
+            return profile_nodes(
+                self._exporter, job.policy, setup.threads, setup.feed, setup.provider
+            )
         started = self._clock()
         model = self._exporter.build(job.policy)
         built = self._clock()
@@ -172,8 +179,21 @@ class PolicyTimer:
         return Record(measured, facts=facts)
 
     def _runner(self, policy: Policy, model: bytes) -> Runner:
-        check = partial(require_kernels, self._setup.network, policy)
-        return Runner(model, self._setup.threads, self._setup.feed, check)
+        setup = self._setup
+        emulated = setup.provider.emulated
+        check = partial(require_kernels, setup.network, policy, emulated=emulated)
+        return Runner(model, setup.threads, setup.feed, check, setup.provider)
+
+
+def profiling_timer(setup: Setup) -> PolicyTimer:
+    """Return a `PolicyTimer` for profiles on a device, in a process of its own.
+
+    ONNX Runtime's profiler sees how long an operator's launch takes; only where launches block
+    until the device is done is that the operator's time. The driver reads the switch once, before
+    the process first uses the device, and it would falsify timings.
+    """
+    os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    return PolicyTimer(setup)
 
 
 class _Counted:

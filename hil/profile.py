@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hil.buffers import prepared_run
 from hil.ort import load_with_graph, session_options
+from hil.providers import CPU, Provider
 from hil.trace import executed_kernels, owners
 from quantization.errors import ModelError
 from quantization.export import Exporter
+from quantization.network import Network
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
 
+_SUFFIX = "_kernel_time"
 _RUNS = 30
 _FEWEST_RUNS = 6
 
@@ -34,14 +38,48 @@ class Profile:
     Args:
         shares: share of the time that each layer and glue operator takes, by node name.
         kernels: executed kernel of each layer.
+        raw: what both were computed from; None if they were not.
     """
 
     shares: Mapping[str, float]
     kernels: Mapping[str, str]
+    raw: "RawProfile | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class RawProfile:
+    """What the profiler wrote of a session's operators.
+
+    Args:
+        events: name, operator, number within the session and microseconds of each.
+        graph: the graph that the session executes, serialized; its constants have no values.
+    """
+
+    events: tuple[tuple[str, str, str, float], ...]
+    graph: bytes
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]], graph: onnx.GraphProto) -> "RawProfile":
+        """Keep what is used of the events of a profile."""
+        kept = tuple(
+            (
+                str(event["name"]).removesuffix(_SUFFIX),
+                str(event["args"]["op_name"]),
+                str(event["args"]["node_index"]),
+                float(event["dur"]),
+            )
+            for event in events
+            if event.get("cat") == "Node" and str(event["name"]).endswith(_SUFFIX)
+        )
+        return cls(kept, graph.SerializeToString())
 
 
 def profile_nodes(
-    exporter: Exporter, policy: Policy, threads: int, feed: Mapping[str, Float32Array]
+    exporter: Exporter,
+    policy: Policy,
+    threads: int,
+    feed: Mapping[str, Float32Array],
+    provider: Provider = CPU,
 ) -> Profile:
     """Profile the network under `policy`.
 
@@ -54,14 +92,24 @@ def profile_nodes(
             the graph that it says it executes.
         PolicyError: if the policy does not fit the network or a layer is not deployable.
     """
-    profiled = profile_session(exporter.build(policy), threads, feed)
-    graph, spent = profiled.graph, defaultdict[str, float](float)
-    for owner, duration in zip(owners(exporter.network, graph), profiled.seconds, strict=True):
+    profiled = profile_session(exporter.build(policy), threads, feed, provider=provider)
+    return profile_of(exporter.network, profiled.raw)
+
+
+def profile_of(network: Network, raw: RawProfile) -> Profile:
+    """Return what the profiler's events tell of a network; see `profile_nodes`.
+
+    Raises:
+        ModelError: if they are of other operators than those of the graph.
+    """
+    graph = onnx.GraphProto.FromString(raw.graph)
+    spent = defaultdict[str, float](float)
+    for owner, duration in zip(owners(network, graph), durations(raw, graph), strict=True):
         if owner is not None:
             spent[owner] += duration
     total = sum(spent.values())
     shares = {name: value / total for name, value in spent.items()} if total else {}
-    return Profile(shares, executed_kernels(exporter.network, graph))
+    return Profile(shares, executed_kernels(network, graph), raw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +120,22 @@ class ProfiledSession:
         session: the ``onnxruntime.InferenceSession``.
         graph: the graph that it executes.
         seconds: of each of its operators, in a run; see `durations`.
+        raw: what they were computed from.
     """
 
     session: Any
     graph: onnx.GraphProto
     seconds: Sequence[float]
+    raw: RawProfile
 
 
 def profile_session(
-    model: bytes, threads: int, feed: Mapping[str, Float32Array], enough_s: float = math.inf
+    model: bytes,
+    threads: int,
+    feed: Mapping[str, Float32Array],
+    enough_s: float = math.inf,
+    *,
+    provider: Provider = CPU,
 ) -> ProfiledSession:
     """Load `model` and profile some runs.
 
@@ -90,6 +145,7 @@ def profile_session(
         feed: inputs by name.
         enough_s: seconds after which no run begins that is not needed: operators of a large network
             take many whole microseconds each, so that fewer runs tell as much.
+        provider: who executes it.
 
     Raises:
         ModelError: if the runtime refuses the model, or profiles other operators than those of
@@ -99,45 +155,56 @@ def profile_session(
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session, graph = load_with_graph(model, options)
+        session, graph = load_with_graph(model, options, provider=provider)
+        run_once = prepared_run(session, provider, feed)
         started = time.perf_counter()
         for run in range(_RUNS):
             if run >= _FEWEST_RUNS and time.perf_counter() - started > enough_s:
                 break
-            session.run(None, dict(feed))
+            run_once()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    microseconds = durations(events, [node.op_type for node in graph.node])
-    return ProfiledSession(session, graph, [1e-6 * each for each in microseconds])
+    raw = RawProfile.of(events, graph)
+    return ProfiledSession(session, graph, [1e-6 * each for each in durations(raw, graph)], raw)
 
 
-def durations(events: Iterable[Mapping[str, Any]], kinds: Sequence[str]) -> list[float]:
+def durations(raw: RawProfile, graph: onnx.GraphProto) -> list[float]:
     """Return the time of each operator in a run, in microseconds, from the events of a profile.
 
     It is the mean over the quicker half of the runs: on a shared machine a single interruption
     lasts longer than all operators of a small network together. (Whole runs are left out, since
     times are whole microseconds: the quicker half of each operator's would favour the small ones.)
     The names of events are not unique, but operators run one after the other, in the order of the
-    graph; an event holds the number that its operator has within the session.
+    graph; an event holds the number that its operator has within the session. On a device they may
+    run in another order: then they are found by their names, if these are unique.
 
     Args:
-        events: what the profiler wrote.
-        kinds: operators of the optimized graph in its order.
+        raw: what the profiler wrote.
+        graph: the optimized graph.
 
     Raises:
         ModelError: if the profile holds other operators.
     """
     spent: dict[str, list[float]] = {}
-    ran: list[str] = []
-    for event in events:
-        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time"):
-            number = str(event["args"]["node_index"])
-            if number not in spent:
-                ran.append(str(event["args"]["op_name"]))
-            spent.setdefault(number, []).append(float(event["dur"]))
-    if ran != list(kinds):
+    ran: list[tuple[str, str]] = []
+    for name, kind, number, microseconds in raw.events:
+        if number not in spent:
+            ran.append((kind, name))
+        spent.setdefault(number, []).append(microseconds)
+    order = _order(ran, [(node.op_type, node.name) for node in graph.node])
+    if order is None:
         raise ModelError("ONNX Runtime profiled other operators than those of its optimized graph")
     if not spent:
         return []
-    runs = np.array(list(spent.values())).T
+    runs = np.array(list(spent.values()))[order].T
     quicker = np.argsort(runs.sum(axis=1), kind="stable")[: (len(runs) + 1) // 2]
     return [float(mean) for mean in runs[quicker].mean(axis=0)]
+
+
+def _order(ran: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]) -> list[int] | None:
+    """Position among those that ran, (kind, name) each, of each operator of the graph."""
+    if [kind for kind, _ in ran] == [kind for kind, _ in wanted]:
+        return list(range(len(ran)))
+    position = {each: i for i, each in enumerate(ran)}
+    if len(position) < len(ran) or len(wanted) != len(ran) or set(wanted) != set(position):
+        return None
+    return [position[each] for each in wanted]

@@ -5,31 +5,37 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.spread import INTEGER
 from costmodels.table import Cells, CostTable, FloatArray, Provenance, TextArray
 from costmodels.units import Metric, Unit
 from hil.calibration import Calibration
 from quantization.bits import FLOAT32, Format
-from quantization.deployment import not_deployable
+from quantization.deployment import CPU_TARGET, Target, not_deployable
 from quantization.network import Network
 
 STATISTIC = "p10"
 
 
-def measured_table(network: Network, found: Calibration, source: Mapping[str, object]) -> CostTable:
-    """Return the table over {w8a8, w32a32}; `costmodels.spread` has it for others.
+def measured_table(
+    network: Network,
+    found: Calibration,
+    source: Mapping[str, object],
+    target: Target = CPU_TARGET,
+) -> CostTable:
+    """Return the table over {w8a8, w32a32}, or {fp16, w32a32}; `costmodels.spread` has others.
 
     Args:
         network: what was calibrated.
         found: what calibrating it gave.
         source: who measured, and how.
+        target: the provider that executed the policies.
     """
+    narrow = target.narrow
     layers = len(network.layers)
     base = found.shares * found.float_s
     effect = found.model.coefficients * found.float_s
     spread = found.model.fit.deviations * found.float_s
     integer = base[:layers] + effect[:layers]
-    masked = [bool(not_deployable(layer, INTEGER)) for layer in network.layers]
+    masked = [bool(not_deployable(layer, narrow, target)) for layer in network.layers]
     unary = np.stack([np.where(masked, np.inf, integer), base[:layers]], axis=1)
     deviation = np.stack([spread[:layers], np.zeros(layers)], axis=1)
     kernels = np.array([[k[name] for k in found.kernels] for name in network.layer_names])
@@ -39,7 +45,7 @@ def measured_table(network: Network, found: Calibration, source: Mapping[str, ob
         STATISTIC,
         network.digest,
         network.layer_names,
-        (INTEGER, FLOAT32),
+        (narrow, FLOAT32),
         tuple(glue.name for glue in network.glue),
         tuple(tensor.name for tensor in network.tensors),
         Cells.of(unary, Provenance.CALIBRATED, kernel=kernels, uncertainty=deviation),
@@ -49,7 +55,7 @@ def measured_table(network: Network, found: Calibration, source: Mapping[str, ob
         source=source,
         measurements=[
             {
-                "integer_layers": [bool(b) for b in t.pattern],
+                "half_layers" if narrow.half else "integer_layers": [bool(b) for b in t.pattern],
                 "ratio_to_float": t.ratio,
                 "policy": t.measurement.to_dict(),
                 "float": t.reference.to_dict(),
@@ -62,7 +68,7 @@ def measured_table(network: Network, found: Calibration, source: Mapping[str, ob
 
 
 def _glue_cells(network: Network, found: Calibration, base: FloatArray) -> Cells:
-    """(G, 2): glue as integers and as floats.
+    """(G, 2): glue in the narrow format and as floats.
 
     Operators without an integer kernel never run as integers; what that would cost is assumed.
     """
@@ -86,7 +92,7 @@ def _conversion_cells(network: Network, found: Calibration) -> Cells:
     row = {tensor.name: i for i, tensor in enumerate(network.tensors)}
     first = len(network.layers) + len(found.model.effects.glue)
     for column, (tensor, target) in enumerate(found.model.effects.conversions, start=first):
-        written, read = (1, 0) if target is Format.INT8 else (0, 1)
+        written, read = (0, 1) if target is Format.FLOAT32 else (1, 0)
         value[row[tensor], written, read] = found.model.coefficients[column] * found.float_s
         spread[row[tensor], written, read] = found.model.fit.deviations[column] * found.float_s
         known[row[tensor], written, read] = _provenance(found.paid[column])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from quantization.export import parameter_names, stored_name
+from quantization.export import half_name, parameter_names, stored_name
 from quantization.network import Glue, Network
 
 INTEGER_KERNELS = frozenset(
@@ -32,6 +32,21 @@ def executed_kernels(network: Network, graph: onnx.GraphProto) -> dict[str, str]
     """Trace every layer of `network` in the optimized `graph`; returns layer name to kernel."""
     found = {layer: graph.node[at].op_type for at, layer in _layers(network, graph).items()}
     return {name: found.get(name, "absent") for name in network.layer_names}
+
+
+def weight_types(network: Network, graph: onnx.GraphProto) -> dict[str, int]:
+    """Return for each layer the element type of its kernel's second operand in `graph`.
+
+    A number of ``onnx.TensorProto.DataType``; 0 where the kernel or the type is not known.
+    """
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in values}
+    found = dict.fromkeys(network.layer_names, 0)
+    for at, layer in _layers(network, graph).items():
+        operands = graph.node[at].input
+        found[layer] = kinds.get(operands[1], 0) if len(operands) > 1 else 0
+    return found
 
 
 def owners(network: Network, graph: onnx.GraphProto) -> list[str | None]:
@@ -58,9 +73,14 @@ def _layers(network: Network, graph: onnx.GraphProto) -> dict[int, str]:
     return found
 
 
+def _bare(name: str) -> str:
+    """A tensor's name without what the runtime puts before it where it widens half precision."""
+    return name.removeprefix("InsertedPrecisionFreeCast_")
+
+
 def _stems(node: onnx.NodeProto) -> list[str]:
     """Names of the node's outputs, then its own, without the optimizer's counters."""
-    return [name.split("_token_")[0] for name in (*node.output, node.name)]
+    return [_bare(name).split("_token_")[0] for name in (*node.output, node.name)]
 
 
 def _blocked(stems: Sequence[str]) -> list[str]:
@@ -98,7 +118,8 @@ class _Traces:
             parameters |= dict.fromkeys((*names, *requantized), layer.name)
             tensor = network.tensor_by_name[layer.output]
             while True:
-                outputs[tensor.name] = outputs[stored_name(network, tensor.name)] = layer.name
+                known = (stored_name(network, tensor.name), half_name(network, tensor.name))
+                outputs |= dict.fromkeys((tensor.name, *known), layer.name)
                 # A float convolution takes the activation behind it over, and then its name.
                 if len(tensor.consumers) != 1 or tensor.name not in behind:
                     break
@@ -109,8 +130,8 @@ class _Traces:
         """Return the layer that kernel `node` executes; suffixes of the optimizer are removed."""
         stems = _stems(node)
         candidates = (
-            *(self.parameters.get(name) for name in node.input[1:]),
-            *(self.outputs.get(name) for name in node.output),
+            *(self.parameters.get(_bare(name)) for name in node.input[1:]),
+            *(self.outputs.get(_bare(name)) for name in node.output),
             # Convolutions in the blocked layout are named after their output.
             *(self.outputs.get(name) for name in _blocked(stems)),
             *(self.nodes.get(stem) for stem in reversed(stems)),
@@ -126,28 +147,35 @@ class _GlueTraces:
         outputs: output tensors, as floats, as integers and before requantization.
         nodes: the operators' own names.
         converted: what conversions in several steps read and write in between.
+        halves: tensors in half precision.
     """
 
     outputs: dict[str, str]
     nodes: dict[str, str]
     converted: frozenset[str]
+    halves: frozenset[str]
 
     @classmethod
     def of(cls, network: Network) -> "_GlueTraces":
         outputs: dict[str, str] = {}
         steps: set[str] = set()
+        halves: set[str] = set()
         for tensor in network.tensors:
             own = stored_name(network, tensor.name).removesuffix("q")
             steps |= {f"{own}u", f"{own}v"}
-            outputs |= dict.fromkeys((tensor.name, f"{own}q", f"{own}r"), tensor.producer or "")
+            halves.add(half := half_name(network, tensor.name))
+            names = (tensor.name, f"{own}q", f"{own}r", half)
+            outputs |= dict.fromkeys(names, tensor.producer or "")
         glue = {glue.name for glue in network.glue}
         made = {name: producer for name, producer in outputs.items() if producer in glue}
-        return cls(made, {name: name for name in glue}, frozenset(steps))
+        return cls(made, {name: name for name in glue}, frozenset(steps), frozenset(halves))
 
     def converts(self, node: onnx.NodeProto) -> bool:
         """Whether `node` is a conversion or one step of it."""
-        steps = self.converted.intersection((*node.input, *node.output))
-        return node.op_type in _CONVERSIONS or bool(steps)
+        ends = {*node.input, *node.output}
+        if node.op_type == "Cast" and node.name not in self.nodes and ends & self.halves:
+            return True
+        return node.op_type in _CONVERSIONS or bool(ends & self.converted)
 
     def glue(self, node: onnx.NodeProto) -> str | None:
         """Return the glue operator that `node` names, if any."""
@@ -159,7 +187,7 @@ class _GlueTraces:
         candidates = (
             *(self.outputs.get(name) for name in _blocked(stems)),
             *(self.nodes.get(_FUSION.sub("", stem)) for stem in reversed(stems)),
-            *(self.outputs.get(name) for name in node.output),
+            *(self.outputs.get(_bare(name)) for name in node.output),
         )
         return next((found for found in candidates if found is not None), None)
 

@@ -13,7 +13,32 @@ from quantization.ranges import RANGE_METHODS, RangeMethod
 
 _POLICY_OPTIONS = frozenset({"accuracy_level", "ranges"})
 _IDLE_OPTIONS = frozenset({"accuracy_level"})
-DEPLOYED_FORMATS = (Format.INT8, Format.FLOAT32)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An execution provider of ONNX Runtime, as far as it decides what can be deployed.
+
+    Args:
+        name: as reasons name it.
+        narrow: the bits beside float32 for which it has kernels; stands for all choices that
+            execute these.
+
+    >>> [given.label for given in CUDA_TARGET.formats]
+    ['float16', 'float32']
+    """
+
+    name: str
+    narrow: BitWidths
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """Formats that tensors of a file for it may have, narrowest first."""
+        return (self.narrow.reads, Format.FLOAT32)
+
+
+CPU_TARGET = Target("the CPU provider", BitWidths(8, 8))
+CUDA_TARGET = Target("the CUDA provider", BitWidths(16, 16, half=True))
 
 
 @dataclass(frozen=True)
@@ -105,17 +130,24 @@ def misfit_of(layer: Layer, bits: BitWidths) -> str:
     return ""
 
 
-def not_deployable(layer: Layer, bits: BitWidths) -> str:
-    """Say why ONNX Runtime's CPU provider cannot run `layer` at `bits` as asked; "" if it can.
+def not_deployable(layer: Layer, bits: BitWidths, target: Target = CPU_TARGET) -> str:
+    """Say why a provider of ONNX Runtime cannot run `layer` at `bits` as asked; "" if it can.
 
     Channel groups run: all integer widths execute one kernel, which takes a scale per channel.
+
+    Args:
+        layer: the layer.
+        bits: what is asked for.
+        target: the provider.
     """
     if bits == FLOAT32:
         return ""
     if misfit := misfit_of(layer, bits):
         return misfit
+    if target.narrow.half:
+        return "" if bits.half else f"runs as float on {target.name}, which has no integer kernels"
     if bits.half or 16 in bits.weight_widths or bits.activations == 16:
-        return "no 16-bit kernels on the CPU provider"
+        return f"no 16-bit kernels on {target.name}"
     if bits.activations == 32:
         return "weights-only quantization of this operator runs as float"
     if bits.activations != 8:

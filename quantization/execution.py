@@ -138,6 +138,7 @@ class Executor:
         bits, correction = plan.policy[layer.name], plan.corrections.get(layer.name)
         if bits.is_float or (bits.reads.is_float and not layer.has_weights):
             bias = torch.from_numpy(self.exporter.parameters.bias(layer.name))
+            bias = bias.half().float() if bits.half else bias
             return self._store(layer.output, summed.add_(along(bias, summed, layer)), bits.writes)
         output = self._after.get(layer.output, layer.output)
         if not layer.has_weights:

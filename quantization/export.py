@@ -14,8 +14,9 @@ are written as:
                L3:d2 and L3:i2 at 2 bits and so on, joined to L3:j, put in order by L3:g (L3:h)
     L3:m L3:o  weight scales and (matrix products only) zero points per channel
     L3:a L3:c  int32 bias, and its scales: the weight's times the input's
-    L3:w L3:b  dequantized weight and bias
+    L3:w L3:b  dequantized weight and bias; in half precision, these themselves
 
+How layers and glue in half precision are written is in `quantization/halves.py`.
 How tensors leave and enter the integers without ONNX Runtime re-quantizing the float operators
 between them is in `quantization/guard.py`.
 """
@@ -27,13 +28,15 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from quantization import guard
+from quantization import guard, halves
 from quantization.bits import BitWidths, Format
 from quantization.channel_groups import ChannelGroups
 from quantization.deployment import (
+    CPU_TARGET,
     Correction,
     Corrections,
     ExportOptions,
+    Target,
     not_deployable,
 )
 from quantization.errors import PolicyError
@@ -78,6 +81,11 @@ def stored_name(network: Network, tensor: str) -> str:
     return f"{short_names(network).tensors[tensor]}:q"
 
 
+def half_name(network: Network, tensor: str) -> str:
+    """Return the name of `tensor` in half precision in an exported file."""
+    return halves.named(short_names(network).tensors[tensor])
+
+
 class Exporter:
     """Builds the deployable model of any policy of one network, quickly.
 
@@ -85,6 +93,7 @@ class Exporter:
         network: the network.
         ranges: its activations' ranges.
         options: see `ExportOptions`.
+        target: the provider that is to run the files.
 
     Attributes:
         parameters: the layers' quantized parameters.
@@ -94,12 +103,17 @@ class Exporter:
     """
 
     def __init__(
-        self, network: Network, ranges: Ranges, options: ExportOptions | None = None
+        self,
+        network: Network,
+        ranges: Ranges,
+        options: ExportOptions | None = None,
+        target: Target = CPU_TARGET,
     ) -> None:
         check_ranges(ranges, network)
         self.network = network
         self.ranges = ranges
         self.options = options or ExportOptions()
+        self.target = target
         self._arrays = initializer_arrays(network.model.graph)
         self._nodes = {node.name: node for node in network.model.graph.node}
         names = short_names(network)
@@ -108,6 +122,8 @@ class Exporter:
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
         self.parameters = Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
+        opsets = {o.domain.removesuffix("ai.onnx"): o.version for o in network.model.opset_import}
+        self._opset = opsets[""]
         self._frame = self._graph_frame()
         self._header = {p: model_header(network.model, packed=p) for p in (False, True)}
 
@@ -159,7 +175,7 @@ class Exporter:
     def _parts(self, policy: Policy, corrections: Corrections) -> list[bytes]:
         chosen = formats(self.network, policy)
         for layer in self.network.layers:
-            if reason := not_deployable(layer, bits := policy[layer.name]):
+            if reason := not_deployable(layer, bits := policy[layer.name], self.target):
                 raise PolicyError(f"layer {layer.name!r} at {bits} is not deployable: {reason}")
         conversions: dict[str, list[bytes]] = {}
         for name, written, target in chosen.conversions:
@@ -179,6 +195,8 @@ class Exporter:
     def _layer(
         self, layer: Layer, bits: BitWidths, correction: Correction | None
     ) -> tuple[bytes, ...]:
+        if bits.half:
+            return (self._cached(("half", layer.name), lambda: self._half_layer(layer)),)
         if bits.reads.is_float:
             return (self._cached(("float", layer.name), lambda: self._float_layer(layer.name)),)
         if not layer.has_weights:
@@ -200,6 +218,15 @@ class Exporter:
     def _float_layer(self, name: str) -> bytes:
         node = self._nodes[name]
         return fragment([node], {n: self._arrays[n] for n in node.input if n in self._arrays})
+
+    def _half_layer(self, layer: Layer) -> bytes:
+        own, node = self._layer_id[layer.name], self._nodes[layer.name]
+        return halves.layer(node, layer, own, self._tensor_id, self._arrays)
+
+    def _half_glue(self, glue: Glue) -> bytes:
+        own, node = self._glue_id[glue.name], self._nodes[glue.name]
+        given = {name: self._arrays[name] for name in node.input if name in self._arrays}
+        return halves.glue(node, glue, own, self._tensor_id, given, self._opset)
 
     def _float_glue(self, name: str) -> bytes:
         node, constants = onnx.NodeProto(), self._glue_constants(name)
@@ -259,6 +286,8 @@ class Exporter:
         return fragment(nodes, {}) + self._requantize(layer.output)
 
     def _glue(self, glue: Glue, given: Format) -> bytes:
+        if given is Format.FLOAT16:
+            return self._cached(("half", glue.name), lambda: self._half_glue(glue))
         if given.is_float:
             return self._cached(("float", glue.name), lambda: self._float_glue(glue.name))
         return self._cached(("integer", glue.name), lambda: self._integer_glue(glue))
@@ -306,6 +335,11 @@ class Exporter:
         if (written, target) == (Format.INT8, Format.FLOAT32):
             key = ("dequantize", tensor.name)
             return self._cached(key, lambda: self._to_float(tensor))
+        own = self._tensor_id[tensor.name]
+        if (written, target) == (Format.FLOAT32, Format.FLOAT16):
+            return halves.to_half(own, tensor.name)
+        if (written, target) == (Format.FLOAT16, Format.FLOAT32):
+            return halves.to_float(own, tensor.name)
         raise PolicyError(f"no conversion from {written.label} to {target.label} can be deployed")
 
     def _to_integers(self, tensor: Tensor) -> bytes:

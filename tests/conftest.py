@@ -25,6 +25,17 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _denormals_count() -> None:
+    """The first session of a process decides for its main thread; hypothesis needs denormals."""
+    kind = onnx.TensorProto.FLOAT
+    x, y = (onnx.helper.make_tensor_value_info(name, kind, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_counts() -> Iterator[None]:
     """A shell's background jobs, and all that they start, would ignore it; some tests send it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

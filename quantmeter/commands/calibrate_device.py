@@ -10,14 +10,18 @@ from quantmeter.commands.options import console, print_json, progress_bar, store
 def run_device(arguments: argparse.Namespace) -> int:
     """Measure, write the device, and say how good its predictions are."""
     from costmodels.units import parse_duration
-    from hil.providers import refuse
+    from hil.providers import find_provider
     from quantmeter.device_calibrating import PROBES, calibrate_device, transfer_device
     from quantmeter.files import require_file, write
     from quantmeter.prediction import describe_device
 
     backend_name, _, device = arguments.cost.partition(":")
     if backend_name == "ort" and device:
-        refuse(device)
+        find_provider(device)  # says so if it is not there
+        raise BackendError(
+            f"{arguments.cost} is calibrated for one network at a time: name MODEL.onnx; only the "
+            "CPU (--cost ort) is measured by random networks"
+        )
     if arguments.cost != "ort":
         raise BackendError(f"{arguments.cost} cannot measure a device; calibrate with --cost ort")
     if arguments.data is not None:

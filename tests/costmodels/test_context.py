@@ -82,6 +82,14 @@ def test_the_correction_of_every_policy_is_that_of_its_definition() -> None:
     assert len(set(found)) > 4
 
 
+def test_half_precision_is_the_other_format_of_a_device_that_has_no_integers() -> None:
+    context, index = _context(), np.array(list(itertools.product(range(2), repeat=4)), np.uint8)
+    half, integer = parse_choices("fp16,w32a32"), parse_choices("w8a8,w32a32")
+    expected = context.correction(index, integer)
+    np.testing.assert_array_equal(context.correction(index, half), expected)
+    assert len(set(expected.tolist())) > 4
+
+
 def test_an_empty_group_is_a_constant_and_no_group_is_nothing() -> None:
     index = _all_policies()
     constant = Context(np.array([[-1, -1, -1]]), np.array([7.0]))

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from hil.energy import EnergyOptions, MeasuredEnergy, NotMeasured
 from hil.energy_bench import EnergyJob, EnergyTaker, take_energy
 from hil.meters import Counter, EnergyError, Part, Reading
 from hil.ort import one_feed, random_inputs
+from hil.providers import CPU, CUDA
 from quantization.deployment import ExportOptions
 from quantization.errors import ModelError
 from quantization.export import Exporter
@@ -57,7 +59,7 @@ def job(subject: Subject, **models: bytes) -> EnergyJob:
 
 
 def test_each_file_gets_its_energy_per_run(small: Subject) -> None:
-    found = EnergyTaker(None, ProcessorTime)(job(small))["float"]
+    found = EnergyTaker(None, lambda _parts: ProcessorTime())(job(small))["float"]
     assert isinstance(found, MeasuredEnergy)
     run = found.repeats[0]
     busy_s = run.seconds / run.runs
@@ -65,20 +67,43 @@ def test_each_file_gets_its_energy_per_run(small: Subject) -> None:
     assert found.described == "synthetic: processor time"
 
 
+def test_files_that_a_gpu_executes_are_measured_on_its_counters(
+    small: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = replace(job(small), provider=replace(CPU, bound=True, parts=CUDA.parts))
+    opened: list[object] = []
+
+    def open_synthetic(parts: object) -> ProcessorTime:
+        opened.append(parts)
+        return ProcessorTime()
+
+    assert isinstance(EnergyTaker(None, open_synthetic)(on_gpu)["float"], MeasuredEnergy)
+    assert opened == [{Part.GPU}]
+    asked: list[object] = []
+
+    def refuse(parts: object) -> Availability:
+        asked.append(parts)
+        return Availability((), "there is no NVIDIA driver")
+
+    monkeypatch.setattr("hil.energy_bench.measurable", refuse)
+    assert take_energy(on_gpu) == NotMeasured("there is no NVIDIA driver")
+    assert asked == [{Part.GPU}]
+
+
 def test_a_model_that_the_runtime_refuses_is_one_clear_error(small: Subject) -> None:
     with pytest.raises(ModelError, match="cannot load the model"):
-        EnergyTaker(None, ProcessorTime)(job(small, broken=b"no model"))
+        EnergyTaker(None, lambda _parts: ProcessorTime())(job(small, broken=b"no model"))
 
 
 def test_without_a_counter_no_file_is_run(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hil.energy_bench.measurable", lambda: Availability((), "so it is"))
+    monkeypatch.setattr("hil.energy_bench.measurable", lambda _parts: Availability((), "so it is"))
     assert take_energy(job(small, broken=b"no model")) == NotMeasured("so it is")
 
 
 def test_counters_that_fail_in_the_worker_give_their_reason(
     small: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hil.energy_bench.measurable", lambda: Availability(("p",), None))
+    monkeypatch.setattr("hil.energy_bench.measurable", lambda _parts: Availability(("p",), None))
     monkeypatch.setattr("hil.energy_bench.Worker", _Failing)
     assert take_energy(job(small)) == NotMeasured("package-0 stands still")
 

@@ -2,10 +2,11 @@
 
 from functools import lru_cache
 
+import onnx
 import pytest
 
 from hil.ort import one_feed, optimized_graph, random_inputs
-from hil.profile import durations, profile_nodes
+from hil.profile import RawProfile, durations, profile_nodes
 from hil.trace import owners
 from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions
@@ -141,13 +142,35 @@ def _event(number: int, kind: str, microseconds: int) -> dict[str, object]:
     return {"cat": "Node", "name": f"{kind}_kernel_time", "dur": microseconds, "args": about}
 
 
+def _durations(
+    events: list[dict[str, object]], kinds: list[str], names: list[str] | None = None
+) -> list[float]:
+    graph = onnx.GraphProto()
+    for kind, name in zip(kinds, names or [""] * len(kinds), strict=True):
+        graph.node.append(onnx.NodeProto(op_type=kind, name=name))
+    return durations(RawProfile.of(events, graph), graph)
+
+
 def test_durations_are_told_apart_by_number_and_averaged_over_the_quicker_runs() -> None:
     runs = [(1, 20), (3, 10), (2, 5000), (0, 12), (9000, 11)]  # two were interrupted
     events = [_event(n, "Mul", us) for run in runs for n, us in zip((7, 3), run, strict=True)]
     events.append({"cat": "Session", "name": "model_run", "dur": 99})
-    assert durations(events, ["Mul", "Mul"]) == pytest.approx([4 / 3, 14])
+    assert _durations(events, ["Mul", "Mul"]) == pytest.approx([4 / 3, 14])
+
+
+def test_operators_that_ran_in_another_order_are_found_by_their_names() -> None:
+    events = []
+    for number, (name, us) in enumerate((("b", 4), ("a", 6), ("c", 8))):
+        event = _event(number, "Mul" if name != "c" else "Add", us)
+        events.append({**event, "name": f"{name}_kernel_time"})
+    events.append({"cat": "Kernel", "name": "a kernel of the device", "dur": 3, "args": {}})
+    assert _durations(events, ["Mul", "Add", "Mul"], ["a", "c", "b"]) == [6, 8, 4]
+    with pytest.raises(ModelError, match="profiled other operators"):
+        _durations(events, ["Mul", "Add", "Mul"], ["a", "c", "d"])
+    with pytest.raises(ModelError, match="profiled other operators"):
+        _durations(events, ["Mul", "Add", "Mul"])
 
 
 def test_a_profile_of_other_operators_than_those_of_the_graph_is_an_error() -> None:
     with pytest.raises(ModelError, match="profiled other operators"):
-        durations([_event(0, "Mul", 1)], ["Add"])
+        _durations([_event(0, "Mul", 1)], ["Add"])

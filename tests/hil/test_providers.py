@@ -1,11 +1,27 @@
-"""Devices that cannot be measured are refused in one clear line."""
+"""Providers as values; devices that cannot be measured are refused in one clear line."""
 
+import json
+from dataclasses import replace
+
+import numpy as np
 import onnxruntime
 import pytest
 
 from costmodels.errors import BackendError
+from costmodels.measurement import Device
 from costmodels.registry import backend
-from hil.providers import GPU_PROVIDERS
+from costmodels.sketch import example_network
+from hil.gpus import Gpu
+from hil.ort import load_session, one_feed, recorded_options, session_options
+from hil.policy_timer import Job, Setup, subject
+from hil.probe_timer import ProbeJob, ProbeSetup, limits_subject
+from hil.probe_timer import subject as probe_subject
+from hil.providers import CPU, CUDA, GPU_PROVIDERS, find_provider
+from quantization.bits import Format
+from quantization.policy import Policy
+from quantization.ranges import made_up_ranges
+
+T4 = Gpu("NVIDIA T4", "7.5", 15360 * 2**20, "550.54.15")
 
 
 @pytest.mark.parametrize("name", GPU_PROVIDERS)
@@ -17,15 +33,88 @@ def test_a_gpu_that_is_not_there_is_no_such_device(
         backend(f"ort:{name}")
 
 
-@pytest.mark.parametrize("name", GPU_PROVIDERS)
-def test_a_gpu_that_is_there_is_not_measured_as_a_cpu(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_runtime_for_gpus_without_a_gpu_has_no_such_device(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [GPU_PROVIDERS[name]])
-    with pytest.raises(BackendError, match="not built yet"):
-        backend(f"ort:{name}")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*GPU_PROVIDERS.values()])
+    with pytest.raises(BackendError, match="no such device: nvidia-smi lists no GPU 0"):
+        find_provider("cuda", lambda: ())
+    assert find_provider("cuda", lambda: (T4,)) == (CUDA, str(T4))
+    with pytest.raises(BackendError, match=r"ort:tensorrt is not built yet: .* symmetric"):
+        find_provider("tensorrt", lambda: (T4,))
 
 
 def test_an_unknown_device_names_those_that_are_known() -> None:
     with pytest.raises(BackendError, match=r"did you mean 'cuda'.*ort:tensorrt"):
         backend("ort:cudo")
+
+
+def test_the_cpu_is_the_default() -> None:
+    assert find_provider("") == find_provider("cpu") == (CPU, "")
+    assert CPU.is_cpu
+    assert not CPU.bound
+    assert CPU.session_providers == ["CPUExecutionProvider"]
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
+    """The runtime falls back with a line in its log, and every number would be the CPU's."""
+    absent = replace(CUDA, device="cpu")
+    model = example_network().model.SerializeToString()
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(BackendError, match="no such device: CUDAExecutionProvider cannot be used"),
+    ):
+        load_session(model, session_options(1), absent)
+
+
+def test_identities_on_the_cpu_are_those_of_stored_measurements() -> None:
+    """Literals: were they others, stores and shipped raw files would be worth nothing."""
+    network = example_network()
+    name = network.input_names[0]
+    feed = {name: np.zeros(network.tensor_by_name[name].shape, np.float32)}
+    setup = Setup(network, made_up_ranges(network), feed)
+    assert (
+        json.dumps(recorded_options(2))
+        == '{"provider": "CPUExecutionProvider", "threads": 2, "execution": "sequential", '
+        '"denormals": "zero", "optimization": "default", "memory_arena": true, '
+        '"memory_pattern": true, "memory_reuse": true, "session.set_denormal_as_zero": "1", '
+        '"session.intra_op.allow_spinning": "1", "session.inter_op.allow_spinning": "0", '
+        '"session.force_spinning_stop": "0", "session.use_env_allocators": "0", '
+        '"session.disable_prepacking": "0"}'
+    )
+    assert limits_subject(ProbeSetup()).key.startswith("cedeba812f5e94c4")
+    assert probe_subject(ProbeSetup(), ProbeJob(3)).key.startswith("f85817ffbf713973")
+    assert subject(setup, Job(Policy({}), 5)).key.startswith("a8c0ab53c583ea54")
+
+
+def test_measurements_of_other_providers_and_devices_never_mix() -> None:
+    network = example_network()
+    feed = one_feed(network, np.zeros((1, 3, 32, 32), np.float32))
+    setups = [
+        Setup(network, made_up_ranges(network), feed, provider=provider)
+        for provider in (
+            CPU,
+            replace(CPU, bound=True),
+            replace(CPU, bound=True, emulated=True),
+            CUDA,
+            replace(CUDA, device_id=1),
+            replace(CUDA, chain=((CUDA.executes, (("use_tf32", "0"),)), CUDA.chain[1])),
+        )
+    ]
+    assert len({subject(setup, Job(Policy({}))).key for setup in setups}) == len(setups)
+    cpu = Device("a CPU", "x86_64", ("avx2",), 2, 0, "Linux", "onnxruntime", "1")
+    with_gpu = replace(cpu, accelerator=str(T4))
+    assert with_gpu.identity != cpu.identity
+    assert "accelerator" not in cpu.to_dict()
+    for device in (cpu, with_gpu):
+        assert Device.from_dict(json.loads(json.dumps(device.to_dict()))) == device
+
+
+def test_cuda_runs_halves_and_floats_with_its_options_given_explicitly() -> None:
+    assert CUDA.target.formats == (Format.FLOAT16, Format.FLOAT32)
+    [(name, options), fallback] = CUDA.session_providers
+    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    recorded = recorded_options(1, CUDA)
+    assert recorded["provider_options"] == options
+    assert recorded["buffers"] == "cuda:0"
+    assert recorded["fallback"] == ["CPUExecutionProvider"]
