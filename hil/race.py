@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hil.compare import CompareOptions, Comparison, compare_many
 from hil.ort import Runner
+from hil.providers import CPU, Provider
 from hil.worker import Worker
 from quantization.quantizer import Float32Array
 
@@ -23,6 +24,7 @@ class Race:
         feed: inputs by name that every run uses.
         threads: of the runtime.
         options: of the comparison.
+        provider: who executes the models.
     """
 
     models: Mapping[str, bytes]
@@ -31,6 +33,7 @@ class Race:
     feed: Mapping[str, Float32Array]
     threads: int
     options: CompareOptions
+    provider: Provider = CPU
 
 
 class Racer:
@@ -47,9 +50,13 @@ class Racer:
         """Return a comparison for each model but the reference.
 
         Raises:
+            BackendError: if the provider's device is not there.
             ModelError: if the runtime refuses a model.
         """
-        runs = {name: Runner(model, race.threads, race.feed) for name, model in race.models.items()}
+        runs = {
+            name: Runner(model, race.threads, race.feed, provider=race.provider)
+            for name, model in race.models.items()
+        }
         reference = runs.pop(race.reference)
         return compare_many(runs, reference, race.options, again=race.again)
 

@@ -19,6 +19,7 @@ from hil.device import detect
 from hil.energy import EnergyOptions
 from hil.energy_bench import EnergyJob, take_energy
 from hil.ort import Runner, one_feed, recorded_options
+from hil.providers import CPU, Provider
 from hil.timing import Mode, Ratio, TurnOptions
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import idle_options
@@ -176,6 +177,8 @@ def benchmark(
     score: bool = True,
     energy: bool = False,
     take: TakeEnergy = take_energy,
+    provider: Provider = CPU,
+    accelerator: str = "",
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> Benchmark:
     """Export, audit and time policies, interleaved with rivals and the float network.
@@ -192,14 +195,19 @@ def benchmark(
         score: run every file on the test images, if there are any.
         energy: measure the energy per run too, after the timing, or say why that is not possible.
         take: measures it; for tests.
+        provider: who executes the files; `bench` is for its target.
+        accelerator: its device in words, if that is not the CPU.
         progress: called with the share done and what is being done.
 
     Raises:
-        BackendError: if the cost model predicts nothing that is measured here.
+        BackendError: if the cost model predicts nothing that is measured here, or cold runs are
+            asked for on another device than the CPU.
         CostError: if the blocks are too few to tell anything.
         PolicyError: if a policy does not fit, is not deployable, or is named like a rival.
         WorkerError: if a file crashed or hung while it was timed.
     """
+    if cold and not provider.is_cpu:
+        raise BackendError("cold runs empty the processor's caches, not a GPU's; leave --cold out")
     mode = Mode.COLD if cold else Mode.WARM
     options = CompareOptions(looks_until(blocks), turns=TurnOptions(mode=mode), seed=bench.seed)
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
@@ -212,12 +220,12 @@ def benchmark(
     loaded = {FLOAT: bench.export(Policy({})), **models}
     loaded[_AGAIN] = loaded[FLOAT]
     progress(0.0, "timing, interleaved")
-    compared = race.run(race.Race(loaded, FLOAT, _AGAIN, feed, threads, options))
+    compared = race.run(race.Race(loaded, FLOAT, _AGAIN, feed, threads, options, provider))
     progress(1.0, "timing, interleaved")
     report = None
     if energy:
         progress(1.0, "energy, of warm runs")
-        job = EnergyJob(models, feed, threads, EnergyOptions(seed=bench.seed))
+        job = EnergyJob(models, feed, threads, EnergyOptions(seed=bench.seed), provider)
         report = EnergyReport(take(job), modelled)
     compared[FLOAT] = equal(compared[_AGAIN].reference, compared[_AGAIN].floor)
     score = score and bench.data is not None and bench.classifies
@@ -231,13 +239,16 @@ def benchmark(
                 compared[name],
                 seconds,
                 ratio,
-                _accuracy_on_test(bench, Runner(models[name], threads, feed)) if score else None,
+                _accuracy_on_test(bench, Runner(models[name], threads, feed, provider=provider))
+                if score
+                else None,
                 audit(
                     bench.network,
                     policy,
                     models[name],
                     bench.exporter.size_bytes(policy),
                     bench.exporter.options,
+                    provider,
                 ),
             )
         )
@@ -253,8 +264,8 @@ def benchmark(
     reference = compared[FLOAT].candidate
     notes += advice(Conditions.from_dict(reference.context["conditions"]))
     return Benchmark(
-        detect().to_dict(),
-        recorded_options(threads),
+        detect(accelerator=accelerator).to_dict(),
+        recorded_options(threads, provider),
         tuple(results),
         compared[_AGAIN],
         tuple(notes),

@@ -1,6 +1,6 @@
 """Which backend prices which metric: what ``--cost`` says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from costmodels.errors import BackendError, UnsupportedChoiceError
@@ -12,6 +12,7 @@ from costmodels.size import ExportedSize
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import FLOAT32, BitWidths
+from quantization.deployment import CPU_TARGET, Target
 from quantization.errors import did_you_mean
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -154,7 +155,14 @@ def parse_costs(
                     f"two backends for {metric.value}; name one: --cost {metric.value}=BACKEND"
                 )
             found[metric] = model
-    return Costs({**found, Metric.SIZE: ExportedSize()} if exported else found)
+    target = _target(found.values())
+    return Costs({**found, Metric.SIZE: ExportedSize(target)} if exported else found)
+
+
+def _target(models: Iterable[CostModel]) -> Target:
+    """What exported files are for: the device of a measuring backend that says so, else the CPU."""
+    told = (getattr(model, "target", None) for model in models)
+    return next((each for each in told if isinstance(each, Target)), CPU_TARGET)
 
 
 def _backend(spec: str, context: BackendContext, tables: Mapping[str, CostTable]) -> CostModel:

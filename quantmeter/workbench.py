@@ -12,7 +12,13 @@ from hil.device import detect
 from hil.ort import random_inputs
 from quantization.best_ranges import best_ranges
 from quantization.bits import BitWidths
-from quantization.deployment import Corrections, ExportOptions, range_method
+from quantization.deployment import (
+    CPU_TARGET,
+    Corrections,
+    ExportOptions,
+    Target,
+    range_method,
+)
 from quantization.errors import DataError
 from quantization.export import Exporter
 from quantization.network import Network
@@ -38,6 +44,7 @@ class Workbench:
         seed: of the split and of random inputs.
         ranges: how ranges are chosen, for policies that do not say so themselves: by one method, or
             each by its own.
+        target: the provider that exported files are for.
     """
 
     network: Network
@@ -45,6 +52,7 @@ class Workbench:
     split: Split | None
     seed: int
     ranges: RangeMethod | RangeChoices = RANGE_METHODS[0]
+    target: Target = CPU_TARGET
 
     def part(self, name: str) -> tuple[Float32Array, Labels | None]:
         """Return images and labels of the part ``ranges``, ``search`` or ``test``.
@@ -77,7 +85,8 @@ class Workbench:
             ranges = chosen_ranges(self.network, self.range_inputs, self.ranges)
         else:
             ranges = collect_ranges(self.network, self.range_inputs, self.ranges)
-        return Exporter(self.network, ranges, ExportOptions(reduce_range=detect().saturates))
+        options = ExportOptions(reduce_range=detect().saturates)
+        return Exporter(self.network, ranges, options, self.target)
 
     def with_best_ranges(
         self,
@@ -149,6 +158,7 @@ def open_workbench(
     *,
     seed: int = 0,
     ranges: RangeMethod | RangeChoices = "minmax",
+    target: Target = CPU_TARGET,
 ) -> Workbench:
     """Read a model and its data.
 
@@ -157,6 +167,7 @@ def open_workbench(
         data: path of a ``.npz`` file, or data, or None.
         seed: of the split.
         ranges: how activation ranges are chosen.
+        target: the provider that exported files are for.
 
     Raises:
         ModelError: if the model cannot be read.
@@ -167,7 +178,7 @@ def open_workbench(
     if given is not None:
         _check_fit(network, given)
     split = None if given is None else split_data(given, seed)
-    return Workbench(network, given, split, seed, ranges)
+    return Workbench(network, given, split, seed, ranges, target)
 
 
 def _check_fit(network: Network, data: Data) -> None:

@@ -9,6 +9,7 @@ from quantmeter.commands.options import (
     add_command,
     add_costs,
     add_data,
+    add_device,
     add_model,
     add_seed,
     add_store,
@@ -37,6 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_costs(parser)
     add_seed(parser)
     add_threads(parser)
+    add_device(parser)
     add_store(parser)
     add_old_tables(parser)
     parser.add_argument(
@@ -60,7 +62,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--energy",
         action="store_true",
-        help="measure the energy per warm run too (needs RAPL counters and the extra energy), or "
+        help="measure the energy per warm run too (needs RAPL, or NVML for a GPU, and the extra "
+        "energy), or "
         "say why that is not possible; what --cost prices is printed beside it",
     )
 
@@ -68,13 +71,17 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Benchmark; exit 1 if an audit fails."""
     from costmodels.model import BackendContext
+    from hil.providers import find_provider
     from quantmeter.benchmarking import benchmark, read_policies
     from quantmeter.costs import parse_costs
     from quantmeter.workbench import open_workbench
 
     tables = check_named_tables(arguments)
+    provider, accelerator = find_provider(arguments.device)
     policies = read_policies(arguments.policy)
-    bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
+    bench = open_workbench(
+        arguments.model, arguments.data, seed=arguments.seed, target=provider.target
+    )
     context = BackendContext(
         threads=arguments.threads,
         seed=arguments.seed,
@@ -92,6 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
             blocks=arguments.blocks,
             cold=arguments.cold,
             energy=arguments.energy,
+            provider=provider,
+            accelerator=accelerator,
             progress=progress,
         )
     if arguments.json:
@@ -147,8 +156,9 @@ def _print(found: "Benchmark") -> None:
     out.print(rows)
     if found.energy is not None:
         print_energy(found, out)
+    who = found.device.get("accelerator") or found.device["cpu"]
     out.print(
-        f"{found.device['cpu']}, onnxruntime {found.device['runtime_version']}, "
+        f"{who}, onnxruntime {found.device['runtime_version']}, "
         f"{found.runtime['threads']} thread(s)"
     )
     out.print(

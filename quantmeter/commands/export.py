@@ -7,6 +7,7 @@ from quantmeter.commands.options import (
     Subparsers,
     add_command,
     add_data,
+    add_device,
     add_model,
     add_seed,
     console,
@@ -21,12 +22,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("policy", metavar="POLICY.json", help="a policy file")
     add_data(parser)
     add_seed(parser)
+    add_device(parser)
     parser.add_argument("--out", required=True, metavar="Q.onnx", help="the file that is written")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, audit, and write the file only if the audit passes."""
     from hil.audit import audit
+    from hil.providers import find_provider
     from quantization.deployment import idle_options
     from quantization.policy import Policy
     from quantmeter.files import require_file, write
@@ -34,11 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = Path(arguments.out)
     require_file(out, arguments.model, arguments.policy, arguments.data)
+    provider, _ = find_provider(arguments.device)
     policy = Policy.read(arguments.policy)
-    bench = open_workbench(arguments.model, arguments.data, seed=arguments.seed)
+    bench = open_workbench(
+        arguments.model, arguments.data, seed=arguments.seed, target=provider.target
+    )
     model = bench.export(policy)
     expected = bench.exporter.size_bytes(policy)
-    found = audit(bench.network, policy, model, expected, bench.exporter.options)
+    found = audit(bench.network, policy, model, expected, bench.exporter.options, provider)
     found.require()
     write(out, model)
     notes = [] if bench.data is not None else ["random inputs: ranges mean nothing, no accuracy"]

@@ -69,6 +69,13 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add what executes exported files."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, or cuda for a GPU (default cpu)"
+    )
+
+
 def add_time(parser: argparse.ArgumentParser) -> None:
     """Add the time that a measuring backend may take."""
     parser.add_argument(
