@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
             r"over the better uniform policy \((float|integer)\): at most [\d.]+\n"
             r"noise floor: +[\d.]+%",
         ),
+        ("gpu.py", r"no run of a GPU was recorded: no such device|half / float +[\d.]+"),
         ("noise.py", r"5 A/A comparisons[^$]*limit +\d[^$]*half width of interval +median [\d.]+%"),
         ("policy_error.py", r"total +error +[\d.]+%[^$]*MACs x bits +error[^$]*size +error"),
         (
