@@ -8,6 +8,7 @@ from costmodels.pricing import priced_network, total
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import BitWidths
+from quantization.deployment import CPU_TARGET, TARGETS, Target
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 
@@ -24,6 +25,11 @@ class TableReplay(TableBackend):
         self.name = name
         self.metrics = frozenset({table.metric})
         self._table = table
+
+    @property
+    def target(self) -> Target:
+        """What the table's policies were exported for: what a live backend said, else the CPU."""
+        return TARGETS.get(str(self._table.source.get("target")), CPU_TARGET)
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Return the stored table, restricted to `choices`.

@@ -40,7 +40,7 @@ from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions
 from quantization.bits import BitWidths, Format
-from quantization.deployment import ExportOptions, Target, not_deployable
+from quantization.deployment import CPU_TARGET, ExportOptions, Target, not_deployable
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 from quantization.quantizer import Float32Array
@@ -255,7 +255,9 @@ class OrtLive:
 
     def _source(self, found: Calibration) -> dict[str, object]:
         validation, profile = found.validation, found.profile_failure
+        elsewhere = {} if self.target == CPU_TARGET else {"target": self.target.name}
         return {
+            **elsewhere,
             "backend": self.name,
             "method": "whole-network timings of designed policies, paired with float, fitted",
             "ratios": "trimmed mean of the turns' quickest runs, policy over float",

@@ -39,6 +39,7 @@ class Target:
 
 CPU_TARGET = Target("the CPU provider", BitWidths(8, 8))
 CUDA_TARGET = Target("the CUDA provider", BitWidths(16, 16, half=True))
+TARGETS = {each.name: each for each in (CPU_TARGET, CUDA_TARGET)}
 
 
 @dataclass(frozen=True)

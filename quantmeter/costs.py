@@ -160,9 +160,9 @@ def parse_costs(
 
 
 def _target(models: Iterable[CostModel]) -> Target:
-    """What exported files are for: the device of a measuring backend that says so, else the CPU."""
-    told = (getattr(model, "target", None) for model in models)
-    return next((each for each in told if isinstance(each, Target)), CPU_TARGET)
+    """What exported files are for: a device that a backend or its table names, else the CPU."""
+    told = [getattr(model, "target", CPU_TARGET) for model in models]
+    return next((each for each in told if each != CPU_TARGET), CPU_TARGET)
 
 
 def _backend(spec: str, context: BackendContext, tables: Mapping[str, CostTable]) -> CostModel:

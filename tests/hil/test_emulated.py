@@ -6,6 +6,7 @@ Float32 kernels stand in for those of half precision, so the times mean nothing;
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -36,6 +37,7 @@ from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import made_up_ranges
+from quantmeter.costs import parse_costs
 from tests.networks import attention, branching, small_mobilenet, uniform
 
 EMULATED = replace(CUDA, chain=CPU.chain, device="cpu", emulated=True)
@@ -110,6 +112,18 @@ def test_the_table_says_who_measured(table: CostTable) -> None:
     assert source["device"]["accelerator"] == "an emulated GPU"
     assert (source["runtime"]["buffers"], source["runtime"]["emulated"]) == ("cpu:0", True)
     assert all(len(m["half_layers"]) == 3 for m in table.measurements)
+
+
+def test_the_stored_table_prices_half_precision_beside_the_sizes_of_its_files(
+    table: CostTable, network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(table.to_json(), encoding="utf-8")
+    costs = parse_costs([f"table:{path}"], BackendContext())
+    policy = uniform(network, "fp16")
+    built = Exporter(network, made_up_ranges(network), target=CUDA.target).build(policy)
+    assert costs.total(network, [policy], Metric.SIZE)[0] == len(built)
+    assert costs.total(network, [policy], Metric.LATENCY)[0] > 0
 
 
 def test_every_glue_operator_and_conversion_has_a_cell_in_half_precision(table: CostTable) -> None:
