@@ -10,8 +10,9 @@ search still counts every distinct policy that it asks for.
 
 Methods that iterate start from what greedy search finds; warm-started evolution is the control for
 any claim. Accuracies are medians over seeds on images that no search saw, with the least and the
-most of any seed; `REINFORCE less this` is the paired difference over seeds (see
-`contest.comparison`), in points, with its 95 % interval.
+most of any seed. Exact and greedy look at cross-entropy sensitivities, zero-shot at Fisher
+information, for which no quantized network is run. `REINFORCE less this` is the paired difference
+over seeds (see `contest.comparison`), in points, with its 95 % interval.
 """
 
 import argparse
@@ -43,8 +44,8 @@ from search.problem import Problem
 
 OURS = "reinforce"
 SOURCE = Path(__file__).resolve().parent.parent / "search"
-SAMPLED = 4
-"""Episodes of the agent for each evaluation: it samples policies again that cost none."""
+ZERO_SHOT = "fisher"
+"""The proxy of zero-shot: gradients of the float network; no quantized network runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,10 @@ class Contest:
 
     def search(self, method: str, seed: int, evaluations: int, start: IndexArray) -> dict[str, Any]:
         """Return the policy that a method finds, its score, and how many it scored."""
-        settings = MethodSettings(start=start, episodes=SAMPLED * evaluations)
+        proxy = None
+        if method == "zero-shot":
+            proxy = self.task.loss(self.problem.choices, ZERO_SHOT)
+        settings = MethodSettings(start=start, proxy=proxy)
 
         def run() -> dict[str, Any]:
             searcher = make_searcher(method, settings)

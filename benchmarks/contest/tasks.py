@@ -149,12 +149,13 @@ class Task:
         choices = parse_choices(objective.choices)
         network, metric = self.bench.network, objective.metric
         table = self.costs(objective).model(metric).table(network, choices, metric)
-        return Problem(network, choices, {metric: table}, {}, self._loss(choices))
+        return Problem(network, choices, {metric: table}, {}, self.loss(choices, "cross-entropy"))
 
-    def _loss(self, choices: tuple[BitWidths, ...]) -> FloatArray:
+    def loss(self, choices: tuple[BitWidths, ...], sensitivity: str) -> FloatArray:
+        """Return a proxy loss, (L, K), by the name of the sensitivity."""
         images, labels = self.bench.part("search")
         setting = Setting(self.bench.simulation, choices, images, labels)
-        return as_loss(measure(("cross-entropy",), setting, self.folder)["cross-entropy"])
+        return as_loss(measure((sensitivity,), setting, self.folder)[sensitivity])
 
     def limit(self, objective: Objective, problem: Problem, limit: Limit) -> float:
         """Return a budget in the unit of the problem's table."""
