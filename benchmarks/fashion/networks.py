@@ -79,13 +79,14 @@ class FashionMobileNet(nn.Module):
         self.features = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, _HEAD_CHANNELS, 1, bias=False)
         self.head_norm = nn.BatchNorm2d(_HEAD_CHANNELS)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(_HEAD_CHANNELS, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 1, 28, 28) to logits (N, 10)."""
         x = torch.relu(self.stem_norm(self.stem(x)))
         x = torch.relu(self.head_norm(self.head(self.features(x))))
-        logits: torch.Tensor = self.classifier(x.mean((2, 3)))
+        logits: torch.Tensor = self.classifier(self.pool(x).flatten(1))
         return logits
 
 
@@ -102,12 +103,13 @@ class FashionResNet(nn.Module):
             blocks.append(BasicBlock(channels, out_channels, stride))
             channels = out_channels
         self.features = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 1, 28, 28) to logits (N, 10)."""
         x = self.features(torch.relu(self.stem_norm(self.stem(x))))
-        logits: torch.Tensor = self.classifier(x.mean((2, 3)))
+        logits: torch.Tensor = self.classifier(self.pool(x).flatten(1))
         return logits
 
 
