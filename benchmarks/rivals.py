@@ -168,7 +168,8 @@ def compete(
             runs.append(contest.search(method, seed, evaluations, found[0]))
         best = [run["best"] for run in runs]
         if any(row is None for row in best):
-            print(f"  {method}: nothing found")
+            above = ", all above the budget as a whole" if contest.whole_limit is not None else ""
+            print(f"  {method}: nothing found{above}")
             continue
         repeat = seeds // len(runs)  # without randomness each seed gives the same
         index = np.array(best * repeat, np.uint8)
@@ -222,12 +223,15 @@ def run_task(
             print(f"\n{task.name}, {label}: at most {format_quantity(value, unit)}", flush=True)
             problem = replace(free, budgets={objective.metric: value})
             contest = Contest(task, objective, problem, memory, label, limit.share)
+            if (whole := contest.whole_limit) is not None:
+                print(f"  as a whole, measured: at most {format_quantity(whole, unit)}")
             try:
                 rows = compete(contest, options.methods, options.seeds, options.evaluations)
             except BudgetError as error_:
                 print(f"  unreachable: {error_}")
                 continue
-            print(table(rows), flush=True)
+            if rows:
+                print(table(rows), flush=True)
 
 
 def _names(text: str) -> list[str]:
