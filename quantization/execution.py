@@ -8,14 +8,14 @@ other side of a tie.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from quantization.bits import FLOAT32, BitWidths, Format
 from quantization.channel_groups import ChannelGroups
-from quantization.deployment import Corrections
+from quantization.deployment import Correction, Corrections
 from quantization.export import Exporter
 from quantization.formats import Formats, formats
 from quantization.network import Glue, Layer
@@ -43,11 +43,14 @@ class Plan:
         policy: the bits; any widths, deployable or not.
         formats: of every tensor and glue operator, derived from the policy.
         corrections: of each corrected layer.
+        requantizing: of each layer that was finished, what its sums of products are shifted and
+            multiplied by.
     """
 
     policy: Policy
     formats: Formats
     corrections: Corrections
+    requantizing: dict[str, tuple[torch.Tensor | None, Float32Array]] = field(default_factory=dict)
 
 
 class Executor:
@@ -145,18 +148,35 @@ class Executor:
             first, second = (self.exporter.ranges.grid(n, bits.reads.bits) for n in layer.inputs)
             scale = np.array([first.scale], np.float32) * np.float32(second.scale)
             return self._requantize(summed, scale, output, layer, bits)
-        scale, bias_real = self.exporter.parameters.corrected(layer, bits, correction)
+        if layer.name not in plan.requantizing:
+            plan.requantizing[layer.name] = self._requantizing(layer, bits, correction)
+        shift, scale = plan.requantizing[layer.name]
         if bits.reads.is_float:
+            assert shift is not None
             factor = along(torch.from_numpy(scale), summed, layer)
-            return summed.mul_(factor).add_(along(torch.from_numpy(bias_real), summed, layer))
-        step = self.exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale
-        if layer.kind != "MatMul":
-            if bits.reads is Format.INT16:  # such kernels add a wider bias, which never saturates
-                steps = np.rint(bias_real / (np.float32(step) * scale))
-            else:
-                steps = quantize_bias(bias_real, step, scale).astype(np.float32)
-            summed = summed.add_(along(torch.from_numpy(steps), summed, layer))
-        return self._requantize(summed, np.float32(step) * scale, output, layer, bits)
+            return summed.mul_(factor).add_(along(shift, summed, layer))
+        if shift is not None:
+            summed = summed.add_(along(shift, summed, layer))
+        return self._requantize(summed, scale, output, layer, bits)
+
+    def _requantizing(
+        self, layer: Layer, bits: BitWidths, correction: Correction | None
+    ) -> tuple[torch.Tensor | None, Float32Array]:
+        """Bias, (channels,), in the unit of what it is added to, or None; and scale, (channels,).
+
+        Integer layers add their bias before they multiply, others after it.
+        """
+        scale, bias = self.exporter.parameters.corrected(layer, bits, correction)
+        if bits.reads.is_float:
+            return torch.from_numpy(bias), scale
+        step = np.float32(self.exporter.ranges.grid(layer.inputs[0], bits.reads.bits).scale)
+        if layer.kind == "MatMul":
+            return None, step * scale
+        if bits.reads is Format.INT16:  # such kernels add a wider bias, which never saturates
+            steps = np.rint(bias / (step * scale))
+        else:
+            steps = quantize_bias(bias, float(step), scale).astype(np.float32)
+        return torch.from_numpy(steps), step * scale
 
     def real_output(
         self, layer: Layer, plan: Plan, values: Mapping[str, torch.Tensor]
@@ -248,12 +268,13 @@ class Executor:
         if key not in self._weights:
             exact = self._constants[self._inputs[layer.name][1]]
             if bits == FLOAT32:
-                self._weights[key] = exact
+                used = exact
             elif bits.half:
-                self._weights[key] = exact.half().float()
+                used = exact.half().float()
             else:
                 values = self.exporter.parameters.weight(layer.name, bits.weights).values
-                self._weights[key] = torch.from_numpy(values.astype(np.float32))
+                used = torch.from_numpy(values.astype(np.float32))
+            self._weights[key] = channels_last(used)
         return self._weights[key]
 
     def _grouped_weight(self, layer: str, bits: ChannelGroups) -> torch.Tensor:
@@ -261,8 +282,17 @@ class Executor:
         known = self._grouped.get(layer)
         if known is None or known[0] != bits:
             values = self.exporter.parameters.quantized(layer, bits).values
-            known = self._grouped[layer] = bits, torch.from_numpy(values.astype(np.float32))
+            used = channels_last(torch.from_numpy(values.astype(np.float32)))
+            known = self._grouped[layer] = bits, used
         return known[1]
+
+
+def channels_last(value: torch.Tensor) -> torch.Tensor:
+    """Lay out images, or weights of convolutions over them, so that channels are neighbours.
+
+    Convolutions are quicker so, most of all depthwise ones.
+    """
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
 def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torch.Tensor:

@@ -6,6 +6,7 @@ exactly on the grid; biases are int32 at the product of both scales.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -67,14 +68,7 @@ class AffineGrid:
         >>> AffineGrid.of_range(0.0, 6.375, 8)
         AffineGrid(scale=0.02500000037252903, zero_point=0, bits=8)
         """
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise DataError(f"an activation's range is [{low}, {high}]; check the input data")
-        low, high = min(low, 0.0), max(high, 0.0)
-        levels = 2**bits - 1
-        # A tensor that is always zero still needs a positive scale.
-        scale = np.float32(max(high - low, 1e-8) / levels)
-        zero_point = int(np.clip(np.rint(-low / float(scale)), 0, levels))
-        return cls(float(scale), zero_point, bits)
+        return _grid_of_range(low, high, bits)
 
     def quantize(self, real: Float32Array) -> npt.NDArray[np.int32]:
         """Return the integers of `real`: divide, round half to even, shift, saturate."""
@@ -85,6 +79,19 @@ class AffineGrid:
     def dequantize(self, integer: npt.NDArray[np.int32]) -> Float32Array:
         """Return the real values of `integer` in float32."""
         return (integer - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+
+@lru_cache(maxsize=4096, typed=True)  # float32 limits are rounded otherwise than equal float64
+def _grid_of_range(low: float, high: float, bits: int) -> AffineGrid:
+    """See `AffineGrid.of_range`; simulating a policy asks for the same grids again and again."""
+    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        raise DataError(f"an activation's range is [{low}, {high}]; check the input data")
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = 2**bits - 1
+    # A tensor that is always zero still needs a positive scale.
+    scale = np.float32(max(high - low, 1e-8) / levels)
+    zero_point = int(np.clip(np.rint(-low / float(scale)), 0, levels))
+    return AffineGrid(float(scale), zero_point, bits)
 
 
 def quantize_weight(

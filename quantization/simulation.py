@@ -8,7 +8,7 @@ import torch
 from quantization.bits import BitWidths
 from quantization.deployment import Correction, Corrections
 from quantization.errors import ModelError
-from quantization.execution import Executor, Plan, Values
+from quantization.execution import Executor, Plan, Values, channels_last
 from quantization.export import Exporter
 from quantization.network import Layer
 from quantization.policy import Policy
@@ -180,7 +180,7 @@ class Simulation:
     def _start(self, images: Float32Array) -> list[Values]:
         """Cut images into blocks: what is known of each before the first node."""
         blocks = torch.split(torch.from_numpy(np.ascontiguousarray(images)), _BLOCK)
-        return [{self.network.input_names[0]: block} for block in blocks]
+        return [{self.network.input_names[0]: channels_last(block)} for block in blocks]
 
     def _walk_float(self, images: Float32Array) -> Iterator[tuple[int, list[Values]]]:
         """Walk through the float network; yields each position and what is known before it."""
