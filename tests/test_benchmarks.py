@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
         ),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("rivals.py", r"digits: 21 layers[^$]*size w2.5a8[^$]*reinforce +5 [^$]*zero-shot +0 "),
+        ("search_speed.py", r"search +[\d.]+ s for 10 evaluations[^$]*\d+ episodes a minute"),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
         ("unseen_networks.py", r"calibrated +error +[\d.]+%[^$]*MACs x bits +error +[\d.]+%"),
