@@ -98,7 +98,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     np.savez(folder / "unlabelled.npz", x=x)
     (folder / "plain.json").write_text('{"a": 1}')
     (folder / "broken.json").write_text('{"version": 1, "layers": {')
-    (folder / "later.json").write_text('{"version": 2, "layers": {}}')
+    (folder / "later.json").write_text('{"version": 9, "layers": {}}')
     (folder / "folder").mkdir()
     (folder / "RUN").mkdir()
     (folder / "RUN" / "result.json").write_text("{}")
@@ -306,7 +306,7 @@ BAD = {
         "plain.json: a policy",
     ),
     "policy that is no JSON": ("export M broken.json --out q.onnx", "broken.json: .* JSON"),
-    "policy of a later version": ("bench M later.json", "version 2 is not known"),
+    "policy of a later version": ("bench M later.json", "version 9 is not known"),
     "missing policy": ("export M absent.json --out q.onnx", "absent.json: No such file"),
     "model as policy": ("export M MODEL.onnx --out q.onnx", "MODEL.onnx: "),
     "unknown layer": ("export M unknown.json --out q.onnx", "'stemm'.*did you mean 'stem'"),
