@@ -22,18 +22,28 @@ class Scoring:
             beat it (`search.racing`); 0 runs every policy on all of them.
         totals: backend that prices each tried policy as a whole, such as ``ort``, which builds and
             times it, briefly; one above its budget is rejected. None goes by the sum of the table.
+        refit: policies near the proxy's optimum that are scored first, of the episodes: the proxy
+            is refitted to them (`search.refit`) before the method begins; 0 for none.
 
     Raises:
-        QuantmeterError: if there is no such sensitivity, or a proxy is to race.
+        QuantmeterError: if there is no such sensitivity, a proxy is to race or to be refitted, or
+            the policies are too few for a refit.
     """
 
     reward: str = "accuracy"
     sensitivity: str = SENSITIVITIES[0]
     race: int = 0
     totals: str | None = None
+    refit: int = 0
 
     def __post_init__(self) -> None:
         check_sensitivity(self.sensitivity)
+        if self.reward == "proxy" and self.refit:
+            raise QuantmeterError(
+                "the reward proxy has nothing to be refitted to: leave out --refit"
+            )
+        if 0 < self.refit < 10:
+            raise QuantmeterError("a refit needs at least 10 policies: --refit 10")
         if self.reward == "proxy" and self.race:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
 

@@ -13,7 +13,7 @@ from costmodels.model import BackendContext
 from costmodels.table import CostTable
 from hil.device import detect
 from quantization.bits import DEFAULT_CHOICES, BitWidths
-from quantization.errors import BudgetError, DataError, PolicyError
+from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantization.ranges import RANGE_METHODS, RangeMethod
@@ -22,6 +22,7 @@ from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain, front_files
 from quantmeter.journal import Journal, encode
 from quantmeter.preparing import REWARDS, Prepared, Progress, check_reward, prepare
+from quantmeter.refitting import joined, refitted
 from quantmeter.run_folder import (
     POLICY,
     TRIALS,
@@ -225,6 +226,8 @@ def search(
     make_searcher(method, episodes)  # says at once that there is no such method
     check_start(warm, method)
     scoring = scoring or Scoring()
+    if scoring.refit >= episodes:
+        raise QuantmeterError("a refit needs --episodes beyond its own")
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
@@ -298,16 +301,31 @@ def search(
             if left is None:
                 folder.begin(request, priced.tables_with_float(bench.network, choices))
             journal = held.enter_context(_journal(folder, left, prepared, scorer))
+        record = None if journal is None else journal.record
+        first: SearchResult | None = None
+        if scoring.refit:
+            prepared, first = refitted(
+                prepared,
+                optimum,
+                scorer,
+                evaluations=scoring.refit,
+                seed=seed,
+                progress=progress,
+                record=record,
+            )
+            optimum = solve(prepared.problem)
         result = run_method(
             prepared,
             method,
             scorer=scorer,
-            episodes=episodes,
+            episodes=episodes - scoring.refit,
             seed=seed,
             start=_start(prepared.problem, optimum, warm),
-            record=None if journal is None else journal.record,
+            record=record,
             progress=progress,
         )
+        if first is not None:
+            result = joined(prepared, first, result)
         assert result.best is not None
         score = scorer.of(result.best)
         if score.value == -math.inf:  # zero-shot scores nothing by itself

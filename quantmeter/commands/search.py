@@ -85,6 +85,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "it (K: 4)",
     )
     parser.add_argument(
+        "--refit",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="score N of the episodes near the optimum of the proxy first, and refit it to them",
+    )
+    parser.add_argument(
         "--totals",
         metavar="BACKEND",
         help="prices each tried policy as a whole, such as ort, which builds and times it briefly; "
@@ -136,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.searching import search
 
     scoring = Scoring(
-        arguments.reward, arguments.sensitivity, arguments.race, arguments.totals
+        arguments.reward, arguments.sensitivity, arguments.race, arguments.totals, arguments.refit
     )  # says at once what does not go together
     tables = check_named_tables(arguments)
     with progress_bar("searching") as progress:

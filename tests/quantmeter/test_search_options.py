@@ -161,6 +161,23 @@ def test_what_is_dearer_than_the_search_may_spend_is_the_optimum_of_the_proxy(da
         assert front.points[i].trial is not None, "what the search found is told all the same"
 
 
+def test_the_proxy_is_refitted_to_policies_that_were_scored(data: Data, tmp_path: Path) -> None:
+    plain = run(data, method="exact")
+    report = run(data, method="exact", episodes=25, scoring=Scoring(refit=20), out=tmp_path)
+    assert report.summary["proxy"] == "kl, refitted to 20 policies"
+    assert len(report.result.trials) in (20, 21)
+    assert report.found.search_accuracy >= plain.found.search_accuracy
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["layers"] == {n: str(b) for n, b in plain.policy.layers.items()}
+    best = max(trial.score for trial in report.result.trials)
+    assert report.found.search_accuracy == best
+    assert report.summary["certificate"]["proxy_loss"] == pytest.approx(report.found.loss)
+    with pytest.raises(QuantmeterError, match="a refit needs --episodes beyond its own"):
+        run(data, episodes=10, scoring=Scoring(refit=10))
+    with pytest.raises(QuantmeterError, match="at least 10"):
+        Scoring(refit=5)
+
+
 def test_the_certificate_and_the_patterns_are_part_of_the_result(data: Data) -> None:
     report = run(data)
     certificate = report.summary["certificate"]

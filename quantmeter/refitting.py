@@ -1,0 +1,74 @@
+"""A search that first scores some policies near the optimum of its proxy, and refits the proxy."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from quantmeter.preparing import Prepared
+from search.exact import Solution
+from search.neighbourhood import Neighbourhood
+from search.refit import refit
+from search.searcher import Evaluate, Progress, Record, SearchResult, Trial
+
+
+def refitted(
+    prepared: Prepared,
+    optimum: Solution,
+    evaluate: Evaluate,
+    *,
+    evaluations: int,
+    seed: int,
+    progress: Progress | None = None,
+    record: Record | None = None,
+) -> tuple[Prepared, SearchResult]:
+    """Score changed copies of the proxy's optimum, and fit the losses of layers to their scores.
+
+    Args:
+        prepared: what the search stands on.
+        optimum: of its proxy loss.
+        evaluate: accuracy of policies.
+        evaluations: how many are scored.
+        seed: of the changes.
+        progress: told how far this is.
+        record: called with each trial.
+
+    Returns:
+        The same with the refitted proxy loss, in accuracy, and what was found on the way.
+    """
+    searcher = Neighbourhood(optimum.index)
+    first = searcher.search(
+        prepared.problem,
+        evaluate,
+        evaluations=evaluations,
+        seed=seed,
+        progress=progress,
+        record=record,
+    )
+    index = np.array([trial.index for trial in first.trials], np.uint8)
+    scores = np.array([trial.score for trial in first.trials])
+    loss = refit(prepared.problem.loss, index.reshape(len(scores), -1), scores)
+    problem = replace(prepared.problem, loss=loss)
+    name = f"{prepared.proxy}, refitted to {len(scores)} policies"
+    return replace(prepared, problem=problem, proxy=name), first
+
+
+def joined(prepared: Prepared, first: SearchResult, later: SearchResult) -> SearchResult:
+    """Return both as one result; proxy losses are those of the refitted proxy."""
+    again = {t.index.tobytes() for t in first.trials}
+    rest = [t for t in later.trials if t.index.tobytes() not in again]
+    trials = (*_priced(prepared, first.trials), *rest)
+    by_row = {t.index.tobytes(): t for t in trials}
+    rows = dict.fromkeys(t.index.tobytes() for t in (*first.archive, *later.archive))
+    archive = sorted((by_row[row] for row in rows if row in by_row), key=_rank)
+    return SearchResult(tuple(archive), trials, {**later.log, "refitted_to": float(len(again))})
+
+
+def _priced(prepared: Prepared, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    if not trials:
+        return ()
+    losses = prepared.problem.proxy_loss(np.array([t.index for t in trials], np.uint8))
+    return tuple(replace(t, loss=float(x)) for t, x in zip(trials, losses, strict=True))
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    return -trial.score, trial.loss
