@@ -1,5 +1,7 @@
 """Export torch modules to ONNX with nodes that carry the names of their modules."""
 
+import ast
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -9,11 +11,14 @@ import numpy as np
 import onnx
 
 from quantization.errors import ModelError
+from quantization.network import LAYER_KINDS
 
 if TYPE_CHECKING:
     import torch
 
 INPUT = "x"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata of a node: the modules that it comes from, outermost first, then its own name."""
 _TOLERANCE = 1e-4
 """Of the largest output: float sums in another order differ by less."""
 
@@ -21,12 +26,13 @@ _TOLERANCE = 1e-4
 def export_module(
     module: "torch.nn.Module", example: "torch.Tensor", path: str | Path | None = None
 ) -> onnx.ModelProto:
-    """Export `module` to ONNX, batch-norms kept, each node with a weight named by its module.
+    """Export `module` to ONNX, batch-norms kept, each layer and batch-norm named by its module.
 
     Needs the package `onnxscript` (extra ``train``).
 
     Args:
-        module: a module that takes one tensor; put into evaluation mode.
+        module: a module that takes one tensor; put into evaluation mode. Exported as if its
+            tensors were in the default memory format: views of others export for one batch only.
         example: an input; its shape becomes the fixed shape of the model's input ``x``.
         path: where to write the model; None writes nothing.
 
@@ -34,17 +40,22 @@ def export_module(
         The model; its output is ``logits``.
 
     Raises:
-        ModelError: if ONNX Runtime computes something else than torch from `example`.
+        ModelError: if ONNX Runtime computes something else than torch from `example`, or
+            onnxscript is not installed.
     """
     import torch
-    from onnxscript import optimizer
+
+    try:
+        from onnxscript import optimizer
+    except ImportError:
+        raise ModelError("torch exports with onnxscript: pip install 'quantmeter[train]'") from None
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module.eval(),
-            (example,),
+            copy.deepcopy(module.eval()).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]  # stub lacks it
+            (torch.empty(example.shape, dtype=example.dtype).copy_(example),),
             dynamo=True,
             opset_version=21,
             input_names=[INPUT],
@@ -56,9 +67,9 @@ def export_module(
     optimizer.fold_constants(program.model)  # arithmetic on shapes
     optimizer.remove_unused_nodes(program.model)
     model: onnx.ModelProto = program.model_proto
+    constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            node.name = node.input[1].removesuffix(".weight")
+        _name_by_module(node, constants)
         del node.metadata_props[:]
     del model.graph.value_info[:], model.metadata_props[:], model.functions[:]
     for value in (*model.graph.input, *model.graph.output):
@@ -70,6 +81,17 @@ def export_module(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(model.SerializeToString(deterministic=True))
     return model
+
+
+def _name_by_module(node: onnx.NodeProto, constants: set[str]) -> None:
+    if len(node.input) > 1 and node.input[1].endswith(".weight"):
+        node.name = node.input[1].removesuffix(".weight")
+    elif node.op_type in LAYER_KINDS and set(node.input[1:]) & constants:
+        # A weight that was transposed lost its name; the module is still told.
+        scopes = [entry.value for entry in node.metadata_props if entry.key == _SCOPES]
+        path = ast.literal_eval(scopes[0])[:-1] if scopes else []
+        if path and path[-1]:
+            node.name = path[-1]
 
 
 def _check_against_torch(

@@ -101,7 +101,7 @@ def test_the_networks_have_the_stated_layers_named_by_their_modules(
         assert sum(layer.weight_count for layer in network.layers) == weights
 
 
-@pytest.mark.parametrize("name", ["mobilenet"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_torch_module_is_rebuilt_from_the_shipped_file(name: str) -> None:
     module = load_network(name)
     few = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -112,12 +112,20 @@ def test_the_torch_module_is_rebuilt_from_the_shipped_file(name: str) -> None:
     assert model_path(name).stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("name", ["mobilenet"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_shipped_networks_read_91_percent_of_unseen_images(
     images: FashionImages, name: str
 ) -> None:
     pixels, labels = images.held_out
     assert accuracy(load_network(name), pixels, labels) >= 0.91
+
+
+def test_what_was_trained_channels_last_exports_for_any_batch() -> None:
+    """Its views would be exported as an index into the one batch of the example."""
+    module = NETWORKS["mobilenet"]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    operators = {node.op_type for node in export_module(module, example()).graph.node}
+    assert not operators & {"Gather", "Transpose"}
+    assert module.stem.weight.is_contiguous(memory_format=torch.channels_last)  # left as it was
 
 
 def test_a_quick_training_run_prints_accuracies_and_exports(
