@@ -94,6 +94,7 @@ class Exporter:
         ranges: its activations' ranges.
         options: see `ExportOptions`.
         target: the provider that is to run the files.
+        parameters: the layers' quantized parameters; None quantizes the network's weights.
 
     Attributes:
         parameters: the layers' quantized parameters.
@@ -108,6 +109,7 @@ class Exporter:
         ranges: Ranges,
         options: ExportOptions | None = None,
         target: Target = CPU_TARGET,
+        parameters: Parameters | None = None,
     ) -> None:
         check_ranges(ranges, network)
         self.network = network
@@ -120,7 +122,7 @@ class Exporter:
         self._layer_id, self._glue_id, self._tensor_id = names.layers, names.glue, names.tensors
         self._glue_by_name = {glue.name: glue for glue in network.glue}
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in network.glue if glue.fused}
-        self.parameters = Parameters(network, ranges, self.options)
+        self.parameters = parameters or Parameters(network, ranges, self.options)
         self._fragments: dict[tuple[object, ...], bytes] = {}
         opsets = {o.domain.removesuffix("ai.onnx"): o.version for o in network.model.opset_import}
         self._opset = opsets[""]

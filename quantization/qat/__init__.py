@@ -1,0 +1,1 @@
+"""Quantization-aware training: weights and the steps of all grids are learned (needs torch)."""
