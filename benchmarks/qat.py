@@ -70,16 +70,16 @@ def fashion(name: str) -> Subject:
 
 
 def digits() -> Subject:
-    """Return the demo's network; a third of its unseen images serves the search."""
+    """Return the demo's network, with few images."""
     from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 
     task = load_digits_task()
-    third = len(task.unseen_labels) // 3
+    search, test = slice(0, 100), slice(100, 300)
     return Subject(
         read_network(SHIPPED_MODEL),
-        Examples(task.train_images, task.train_labels),
-        Examples(task.unseen_images[:third], task.unseen_labels[:third]),
-        Examples(task.unseen_images[third:], task.unseen_labels[third:]),
+        Examples(task.train_images[:200], task.train_labels[:200]),
+        Examples(task.unseen_images[search], task.unseen_labels[search]),
+        Examples(task.unseen_images[test], task.unseen_labels[test]),
         None,
     )
 
@@ -124,7 +124,8 @@ def report(name: str, in_torch: float, in_file: float, count: int) -> None:
 
 def run(subject: Subject, phases: tuple[Recipe, Recipe], seed: int, policy: Policy | None) -> None:
     """Print the whole comparison."""
-    calibration = subject.train.drawn(_CALIBRATION, seed).images
+    count = min(_CALIBRATION, len(subject.train) // 2)
+    calibration = subject.train.drawn(count, seed).images
     ranges = collect_ranges(subject.network, calibration)
     options = ExportOptions(reduce_range=detect().saturates)
     exporter = Exporter(subject.network, ranges, options)

@@ -176,12 +176,17 @@ def open_workbench(
     network = model if isinstance(model, Network) else read_network(model)
     given = data if data is None or isinstance(data, Data) else read_data(data)
     if given is not None:
-        _check_fit(network, given)
+        check_fit(network, given)
     split = None if given is None else split_data(given, seed)
     return Workbench(network, given, split, seed, ranges, target)
 
 
-def _check_fit(network: Network, data: Data) -> None:
+def check_fit(network: Network, data: Data) -> None:
+    """Raise unless images and labels fit the network.
+
+    Raises:
+        DataError: says what does not.
+    """
     from quantization.ranges import check_inputs
 
     check_inputs(network, data.x)

@@ -34,6 +34,11 @@ ROOT = Path(__file__).parents[1]
             r"kl +random +-?[\d.]+ / +-?[\d.]+[^$]*output-mse +both 12: [-\d.]+ > [-\d.]+ "
             r"\([^$]*best 8: \d+% of the images",
         ),
+        (
+            "qat.py",
+            r"mean bits of a weight: [23]\.\d\d\n[^$]*corrected +torch +[\d.]+% +file[^$]*"
+            r"phase 1, 1.0 epochs +torch[^$]*phase 2, 1.0 epochs +torch +[\d.]+%",
+        ),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
         ("rivals.py", r"digits: 21 layers[^$]*size w2.5a8[^$]*reinforce +5 [^$]*zero-shot +0 "),
         ("search_speed.py", r"search +[\d.]+ s for 10 evaluations[^$]*\d+ episodes a minute"),

@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 
+Level = torch.Tensor | float
+
 
 class _LearnedStep(torch.autograd.Function):
     """``clamp(round(x / step), low, high) * step``; gradients as in `fake_quantize`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, step: torch.Tensor, low: int, high: int, share: float
+        ctx: Any, x: torch.Tensor, step: torch.Tensor, low: Level, high: Level, share: Level
     ) -> torch.Tensor:
         ratio = x / step
-        level = ratio.round().clamp_(low, high)
+        level = ratio.round().clamp_(low, high)  # type: ignore[arg-type]  # stub: both of one kind
         ctx.save_for_backward(ratio, level)
         ctx.low, ctx.high, ctx.share, ctx.shape = low, high, share, step.shape
         return level * step
@@ -32,7 +34,7 @@ class _LearnedStep(torch.autograd.Function):
 
 
 def fake_quantize(
-    x: torch.Tensor, step: torch.Tensor, low: int, high: int, count: int
+    x: torch.Tensor, step: torch.Tensor, low: Level, high: Level, count: int
 ) -> torch.Tensor:
     """Return ``clamp(round(x / step), low, high) * step``, rounded half to even.
 
@@ -43,14 +45,18 @@ def fake_quantize(
     Args:
         x: reals of any shape.
         step: distance of two levels, positive; broadcasts against `x`.
-        low: lowest level, not positive.
-        high: highest level, not negative.
+        low: lowest level, not positive; one for all, or in the shape of `step`.
+        high: highest level, not negative; likewise.
         count: values that share one step (for activations, of one image).
 
     >>> step = torch.tensor(0.5, requires_grad=True)
     >>> fake_quantize(torch.tensor([-9.0, 0.3, 9.0]), step, -2, 1, 1).tolist()
     [-1.0, 0.5, 0.5]
     """
-    share = 1.0 / math.sqrt(count * max(high, 1))
+    share: Level
+    if isinstance(high, torch.Tensor):
+        share = (count * high.clamp_min(1.0)).rsqrt()
+    else:
+        share = 1.0 / math.sqrt(count * max(high, 1))
     made: torch.Tensor = _LearnedStep.apply(x, step, low, high, share)  # type: ignore[no-untyped-call]
     return made

@@ -6,6 +6,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import nn
 
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.execution import along
 from quantization.export import Exporter
 from quantization.network import Layer
@@ -46,13 +47,14 @@ class TrainedLayer(nn.Module):
         self.weight = nn.Parameter(constant(arrays[names[1]]))
         has_bias = len(names) > 2 and bool(names[2])
         self.bias = nn.Parameter(constant(arrays[names[2]])) if has_bias else None
-        self.axis, self.grid_bits = 0, 0
+        self.axis = 0
         self.step: nn.Parameter | None = None
         if not bits.is_float:
-            fixed = exporter.parameters.weight(layer.name, bits.weights)
-            self.axis, self.grid_bits = fixed.axis, fixed.bits
+            fixed = exporter.parameters.quantized(layer.name, bits)
+            self.axis = fixed.axis
             self.step = nn.Parameter(torch.from_numpy(fixed.scale.copy()))
             self.register_buffer("_least_step", self.step.detach() * _SMALLEST)
+            self.register_buffer("_highest", self._along_weight(_highest(layer, bits, exporter)))
         self.normalized = layer.kind == "Conv" and self.bias is not None
         if self.normalized:
             ones = torch.ones(layer.out_channels)
@@ -65,16 +67,7 @@ class TrainedLayer(nn.Module):
     variance: torch.Tensor
     _least_gain: torch.Tensor
     _least_step: torch.Tensor
-
-    @property
-    def low(self) -> int:
-        """The lowest level of a weight."""
-        return -int(2 ** (self.grid_bits - 1))
-
-    @property
-    def high(self) -> int:
-        """The highest level of a weight."""
-        return int(2 ** (self.grid_bits - 1)) - 1
+    _highest: torch.Tensor
 
     def forward(self, x: torch.Tensor, input_step: float | None) -> torch.Tensor:
         """(N, ...) input reals to output reals, before they are quantized.
@@ -125,10 +118,20 @@ class TrainedLayer(nn.Module):
         """Return the weights on their grid, as reals; gradients pass."""
         if self.step is None:
             return self.weight.half().float() if self.bits.half else self.weight
+        count, step = self.weight.numel() // len(self.step), self._along_weight(self.step)
+        return fake_quantize(self.weight, step, -self._highest - 1, self._highest, count)
+
+    @torch.no_grad()
+    def levels(self) -> torch.Tensor:
+        """Return the integers of the weights."""
+        assert self.step is not None
+        ratio = self.weight / self._along_weight(self.step)
+        return ratio.round_().clamp_(-self._highest - 1, self._highest)
+
+    def _along_weight(self, per_channel: torch.Tensor) -> torch.Tensor:
         shape = [1] * self.weight.dim()
         shape[self.axis] = -1
-        count = self.weight.numel() // len(self.step)
-        return fake_quantize(self.weight, self.step.view(shape), self.low, self.high, count)
+        return per_channel.view(shape)
 
     @torch.no_grad()
     def start_normalization(self, x: torch.Tensor) -> None:
@@ -159,3 +162,19 @@ class TrainedLayer(nn.Module):
             return None, None if self.bias is None else self.bias.detach().clone()
         factor = self.gain / (self.variance + EPSILON).sqrt()
         return factor, self.bias - factor * self.mean
+
+
+def _highest(layer: Layer, bits: BitWidths, exporter: Exporter) -> torch.Tensor:
+    """The highest level of each channel's weights: channel groups have grids of their own."""
+
+    def of_width(width: int) -> float:
+        grid = exporter.parameters.weight(layer.name, width).bits  # 7 at 8 bits, where those suffer
+        return float(2 ** (grid - 1) - 1)
+
+    if not isinstance(bits, ChannelGroups):
+        channels = len(exporter.parameters.weight(layer.name, bits.weights).scale)
+        return torch.full((channels,), of_width(bits.weights))
+    highest = torch.empty(layer.out_channels)
+    for width, where in bits.groups:
+        highest[list(where)] = of_width(width)
+    return highest

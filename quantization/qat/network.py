@@ -5,11 +5,14 @@ glue, ranges and grids are those of the exporter, and any network can be trained
 as reals on their grids. Batch-norms are folded before; `layers` puts live ones behind convolutions.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
 
 from quantization.bits import Format
+from quantization.execution import fake_quantize as round_to
 from quantization.export import Exporter
 from quantization.formats import formats
 from quantization.network import Glue, Layer
@@ -18,7 +21,7 @@ from quantization.policy import Policy
 from quantization.qat.fake_quantize import fake_quantize
 from quantization.qat.layers import TrainedLayer
 from quantization.quantizer import AffineGrid, Float32Array
-from quantization.ranges import check_inputs
+from quantization.ranges import Limits, Ranges, check_inputs
 from quantization.torch_operators import attributes, constant, operator
 
 _SHARES = np.linspace(0.1, 1.0, 37)
@@ -80,18 +83,20 @@ class QatNetwork(nn.Module):
         )
         self._owner = self._owners()
         self._widths = self._widths_in_use()
-        self._limits = {name: exporter.ranges.limits[name] for name in self._widths}
-        self._start(torch.from_numpy(calibration))
-        self._grids = {
-            (name, bits): AffineGrid.of_range(*self._limits[name], bits)
+        self._limits = {
+            (name, bits): exporter.ranges.at_width.get(bits, {}).get(
+                name, exporter.ranges.limits[name]
+            )
             for name, widths in self._widths.items()
             for bits in widths
         }
-        self._step_position = {name: i for i, name in enumerate(self._widths)}
-        self.steps = nn.ParameterList(
-            torch.tensor(self._grids[name, min(widths)].scale)
-            for name, widths in self._widths.items()
-        )
+        self._start(torch.from_numpy(calibration))
+        self._grids = {
+            (name, bits): AffineGrid.of_range(*limits, bits)
+            for (name, bits), limits in self._limits.items()
+        }
+        self._step_position = {key: i for i, key in enumerate(self._grids)}
+        self.steps = nn.ParameterList(torch.tensor(grid.scale) for grid in self._grids.values())
         self.settle(calibration)
         self.eval()
 
@@ -115,23 +120,27 @@ class QatNetwork(nn.Module):
                 self._run_glue(node, values)
         return self._read(self.network.output_names[0], Format.FLOAT32, values)
 
-    def limits(self) -> dict[str, tuple[float, float]]:
-        """Return the learned range of every tensor: those that are not used keep theirs."""
-        learned = dict(self.exporter.ranges.limits)
-        for name in learned:
+    def ranges(self) -> Ranges:
+        """Return the learned ranges, at each width that is in use; others are as they were."""
+        limits = dict(self.exporter.ranges.limits)
+        at_width: dict[int, dict[str, Limits]] = {}
+        for name in limits:
             owner = self._owner.get(name, name)
-            if owner in self._widths:
-                factor = self._factor(owner)
-                low, high = self._limits[owner]
+            for bits in self._widths.get(owner, ()):
+                grid, (low, high) = self._grids[owner, bits], self._limits[owner, bits]
+                factor = float(self._step(owner, bits).detach()) / grid.scale
+                learned = at_width.setdefault(bits, {})
                 learned[name] = (low * factor, high * factor)
-        return learned
+        limits |= at_width.pop(8, {})
+        return replace(
+            self.exporter.ranges, limits=limits, method="trained", at_width=at_width, weights={}
+        )
 
     @torch.no_grad()
     def stay_positive(self) -> None:
         """Push steps and gains that training brought to zero or below back above it."""
-        for name, widths in self._widths.items():
-            step = self.steps[self._step_position[name]]
-            step.clamp_min_(self._grids[name, min(widths)].scale * _SMALLEST)
+        for step, grid in zip(self.steps, self._grids.values(), strict=True):
+            step.clamp_min_(grid.scale * _SMALLEST)
         for layer in self.layers:
             assert isinstance(layer, TrainedLayer)
             layer.stay_positive()
@@ -148,10 +157,6 @@ class QatNetwork(nn.Module):
         for layer, momentum in kept:
             layer.momentum = momentum
         self.train(was_training)
-
-    def _factor(self, owner: str) -> float:
-        first = self._grids[owner, min(self._widths[owner])].scale
-        return float(self.steps[self._step_position[owner]].detach()) / first
 
     def _owners(self) -> dict[str, str]:
         """Tensors that only moved values of another one make: they share its step."""
@@ -197,21 +202,19 @@ class QatNetwork(nn.Module):
                     self._start_range(name, value)
 
     def _start_range(self, name: str, value: torch.Tensor) -> None:
-        """Shrink the range of a tensor that is read below 8 bits to its least squared error."""
-        bits = min(self._widths.get(name, {8}))
-        if bits >= 8:
-            return
+        """Shrink the ranges of a tensor below 8 bits to their least squared error."""
         flat = value.flatten()
         sample = flat[:: max(1, len(flat) // _SAMPLE)]
-        low, high = self._limits[name]
-        errors = []
-        for share in _SHARES:
-            grid = AffineGrid.of_range(low * share, high * share, bits)
-            ends = (-grid.zero_point, 2**bits - 1 - grid.zero_point)
-            rounded = (sample / grid.scale).round_().clamp_(*ends).mul_(grid.scale)
-            errors.append(float((rounded - sample).square().mean()))
-        share = float(_SHARES[int(np.argmin(errors))])
-        self._limits[name] = (low * share, high * share)
+        for bits in self._widths.get(name, ()):
+            if bits >= 8:
+                continue
+            low, high = self._limits[name, bits]
+            errors = []
+            for share in _SHARES:
+                grid = AffineGrid.of_range(low * share, high * share, bits)
+                errors.append(float((round_to(sample, grid) - sample).square().mean()))
+            share = float(_SHARES[int(np.argmin(errors))])
+            self._limits[name, bits] = (low * share, high * share)
 
     def _run_layer(self, layer: Layer, values: Values) -> None:
         reads = self._formats.reads[layer.name]
@@ -266,11 +269,8 @@ class QatNetwork(nn.Module):
         return fake_quantize(value, step, -grid.zero_point, high, value[0].numel())
 
     def _step(self, name: str, bits: int) -> torch.Tensor:
-        """The learned step of a tensor at one of the widths in use: all follow the narrowest."""
-        owner = self._owner.get(name, name)
-        narrowest = self._grids[owner, min(self._widths[owner])].scale
-        ratio = self._grids[owner, bits].scale / narrowest
-        step: torch.Tensor = self.steps[self._step_position[owner]] * ratio
+        """The learned step of a tensor at one of the widths in use."""
+        step: torch.Tensor = self.steps[self._step_position[self._owner.get(name, name), bits]]
         return step
 
     def _read(self, name: str, reads: Format, values: Values) -> torch.Tensor:

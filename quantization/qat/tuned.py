@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
 
+from quantization.bits import BitWidths
 from quantization.deployment import ExportOptions
 from quantization.errors import PolicyError
 from quantization.export import Exporter
@@ -16,7 +16,7 @@ from quantization.parameters import Parameters
 from quantization.policy import Policy
 from quantization.qat.layers import TrainedLayer
 from quantization.qat.network import QatNetwork
-from quantization.quantizer import Float32Array, QuantizedWeight
+from quantization.quantizer import QuantizedWeight
 from quantization.ranges import Ranges
 
 
@@ -69,11 +69,17 @@ class TunedParameters(Parameters):
         Raises:
             PolicyError: at another width than it was trained at.
         """
+        return self.quantized(layer, BitWidths(bits, self._policy[layer].activations))
+
+    def quantized(self, layer: str, bits: BitWidths) -> QuantizedWeight:
+        """Return the trained weights of `layer`.
+
+        Raises:
+            PolicyError: at other widths than it was trained at.
+        """
         asked = self._policy[layer]
-        if layer not in self._trained or bits != asked.weights:
-            raise PolicyError(
-                f"layer {layer!r} was trained at {asked}, not at {bits} bits; train it again"
-            )
+        if layer not in self._trained or bits != asked:
+            raise PolicyError(f"layer {layer!r} was trained at {asked}, not {bits}; train it again")
         known, least = self._trained[layer], self._smallest_scale(layer)
         if least is None or (known.scale >= least).all():
             return known
@@ -82,7 +88,9 @@ class TunedParameters(Parameters):
         shape = [1] * known.values.ndim
         shape[known.axis] = -1
         values = np.rint(known.values * (known.scale / scale).reshape(shape))
-        return replace(known, values=_stored(values, known.bits), scale=scale)
+        narrow = known.values.dtype == np.int8
+        stored = values.astype(np.int8) if narrow else values.astype(np.int16)
+        return replace(known, values=stored, scale=scale)
 
 
 def freeze(network: QatNetwork) -> TunedModel:
@@ -92,7 +100,7 @@ def freeze(network: QatNetwork) -> TunedModel:
     their integers alone: what is exported is what was trained, without another rounding.
     """
     exporter = network.exporter
-    ranges = replace(exporter.ranges, limits=network.limits(), method="trained")
+    ranges = network.ranges()
     model = onnx.ModelProto()
     model.CopyFrom(network.network.model)
     nodes = {node.name: node for node in model.graph.node}
@@ -115,24 +123,18 @@ def freeze(network: QatNetwork) -> TunedModel:
     tuned = replace(network.network, model=model)
     parameters = TunedParameters(tuned, ranges, exporter.options, weights, network.policy)
     return TunedModel(
-        network.policy, Exporter(tuned, ranges, exporter.options, parameters=parameters)
+        network.policy, Exporter(tuned, ranges, exporter.options, exporter.target, parameters)
     )
 
 
 def _integers(trained: TrainedLayer, factor: torch.Tensor | None) -> QuantizedWeight:
     assert trained.step is not None
     step = trained.step.detach()
-    shape = [1] * trained.weight.dim()
-    shape[trained.axis] = -1
-    levels = (trained.weight.detach() / step.view(shape)).round_()
-    values = levels.clamp_(trained.low, trained.high).numpy()
     scale = (step if factor is None else step * factor).numpy().astype(np.float32)
-    bits = trained.grid_bits
-    return QuantizedWeight(_stored(values, bits), scale, trained.axis, bits)
-
-
-def _stored(values: Float32Array, bits: int) -> npt.NDArray[np.int8] | npt.NDArray[np.int16]:
-    return values.astype(np.int8) if bits <= 8 else values.astype(np.int16)
+    widest = trained.bits.weight_widths[-1]
+    levels = trained.levels().numpy()
+    values = levels.astype(np.int8) if widest <= 8 else levels.astype(np.int16)
+    return QuantizedWeight(values, scale, trained.axis, widest)
 
 
 def _store(tensor: onnx.TensorProto, value: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.errors import DataError, PolicyError
 from quantization.network import Network
 from quantization.policy import Policy
@@ -33,10 +34,9 @@ NETWORKS = {"mobilenet": small_mobilenet, "branching": branching, "attention": a
 
 
 def learnable(given: Subject) -> Examples:
-    """Classes that an image's mean brightness tells."""
-    brightness = given.images.mean(tuple(range(1, given.images.ndim)))
-    ranks = brightness.argsort().argsort()
-    return Examples(given.images, (ranks * 10 // len(ranks)).astype(np.int64))
+    """Two classes of the ten: dark images and bright ones."""
+    ranks = given.images.mean(tuple(range(1, given.images.ndim))).argsort().argsort()
+    return Examples(given.images, (ranks * 2 // len(ranks)).astype(np.int64))
 
 
 def qat(given: Subject, policy: Policy, **options: Any) -> QatNetwork:
@@ -143,6 +143,32 @@ def test_weights_steps_and_ranges_all_move() -> None:
     assert all(after.limits[name] != before.limits[name] for name in stored)
 
 
+def test_each_width_of_a_tensor_has_a_range_of_its_own() -> None:
+    given = subject(small_mobilenet(), 16)
+    network = qat(given, uniform(given.network, "w4a4"))
+    train(network, learnable(given), BRIEF, seed=0)
+    ranges = freeze(network).exporter.ranges
+    written, read = ranges.limits["stem.act.out"], ranges.at_width[4]["stem.act.out"]
+    assert read[1] < 0.9 * written[1]  # fewer levels clip more
+
+
+def test_channel_groups_are_trained_each_on_its_own_grid() -> None:
+    given = subject(small_mobilenet(), 24)
+    layer = given.network.layer("head")
+    half = layer.out_channels // 2
+    groups = ChannelGroups(8, {2: range(half), 5: range(half, layer.out_channels)})
+    policy = Policy({"head": groups, "stem": BitWidths.parse("w3a8")})
+    network = qat(given, policy)
+    train(network, learnable(given), BRIEF, seed=0)
+    tuned = freeze(network)
+    values = tuned.exporter.parameters.quantized("head", groups).values
+    assert set(np.unique(values[:half])) == {-2, -1, 0, 1}
+    assert values[half:].max() > 7
+    found = run(tuned.build(), given.images, given.network)
+    step = tuned.exporter.ranges.grid(given.network.output_names[0], 8).scale
+    assert np.abs(found - logits(network, given.images)).mean() < 0.2 * step
+
+
 def test_the_integers_of_the_frozen_model_are_those_of_training() -> None:
     """Folding a normalization changes scales and biases only."""
     given = subject(small_mobilenet(), 16)
@@ -179,7 +205,7 @@ def test_augmentation_and_fewer_images_reach_the_loop() -> None:
 def test_another_width_than_was_trained_is_refused() -> None:
     given = subject(small_mobilenet(), 16)
     tuned = freeze(qat(given, uniform(given.network, "w3a8")))
-    with pytest.raises(PolicyError, match="was trained at w3a8, not at 4 bits"):
+    with pytest.raises(PolicyError, match="was trained at w3a8, not w4a8"):
         tuned.exporter.build(uniform(given.network, "w4a8"))
 
 

@@ -1,0 +1,88 @@
+"""Tasks of one's own: a function that returns a torch module and its images."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from quantization.errors import DataError, QuantmeterError, did_you_mean
+from quantization.range_choices import RangeChoices
+from quantization.ranges import RangeMethod
+from quantization.task import Task
+from quantmeter.data import Data, Split
+from quantmeter.workbench import Workbench, check_fit
+
+CALIBRATION = 512
+"""Training images that ranges and statistics corrections come from."""
+
+
+def load_task(name: str) -> Task:
+    """Call the function that `name` stands for, and return the task that it makes.
+
+    Args:
+        name: ``module:function``; modules are also looked for in the current folder. The function
+            takes no argument and returns a `Task`.
+
+    Raises:
+        QuantmeterError: if `name` is not of that form, or there is no such module or function.
+        DataError: if the function returns something else.
+    """
+    module_name, colon, function_name = name.partition(":")
+    if not (module_name and colon and function_name):
+        raise QuantmeterError(f"{name!r} names no task; write module:function")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the task's own module lacks something
+        raise QuantmeterError(
+            f"no module {module_name!r} here ({here}) or among those installed"
+        ) from None
+    finally:
+        sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        close = did_you_mean(function_name, known)
+        raise QuantmeterError(f"{module_name} has no function {function_name!r}{close}")
+    task = function()
+    if not isinstance(task, Task):
+        raise DataError(f"{name} returned {type(task).__name__}; return a quantization.task.Task")
+    return task
+
+
+def open_task(
+    task: Task, *, seed: int = 0, ranges: RangeMethod | RangeChoices = "minmax"
+) -> Workbench:
+    """Export a task's module and return the workbench of it and its images.
+
+    Layers are named by their modules. Ranges come from `CALIBRATION` of the training images.
+
+    Args:
+        task: the task.
+        seed: draws those images.
+        ranges: how activation ranges are chosen.
+
+    Raises:
+        ModelError: if the module cannot be exported, or ONNX Runtime computes something else.
+        DataError: if the images do not fit the network.
+    """
+    import torch
+
+    from quantization.reading import read_network
+    from quantization.torch_export import export_module
+
+    example = torch.from_numpy(task.train.images[:1])
+    network = read_network(export_module(task.module, example))
+    parts = (task.train.drawn(CALIBRATION, seed), task.search, task.test)
+    data = Data(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+    check_fit(network, data)
+    bounds = np.cumsum([len(part) for part in parts])
+    drawn, search, test = np.split(np.arange(bounds[-1]), bounds[:-1])
+    return Workbench(network, data, Split(drawn, search, test, seed), seed, ranges)

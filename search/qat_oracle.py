@@ -1,0 +1,146 @@
+"""Accuracy after training with quantization in the loop, and the two phases that use it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.table import FloatArray
+from quantization.errors import DataError
+from quantization.export import Exporter
+from quantization.policy import Policy, PolicyBatch
+from quantization.qat.network import QatNetwork
+from quantization.qat.training import PHASE_1, PHASE_2, Recipe, accuracy, train
+from quantization.qat.tuned import TunedModel, freeze
+from quantization.quantizer import Float32Array
+from quantization.task import Augment, Examples
+from search.oracle import policy_key
+
+
+class QatOracle:
+    """Accuracy of each policy after it was trained by one recipe; an `AccuracyOracle`.
+
+    Every policy is trained from the float network with the same images in the same order, so that
+    differences are those of the policies.
+
+    Args:
+        exporter: network, ranges and quantized weights to start from.
+        calibration: (N, ...) float32 images that ranges come from.
+        examples: what is learned from.
+        scored: what is scored on; not among the other two.
+        recipe: `PHASE_1` (short) by default; `PHASE_2` makes it a full oracle.
+        seed: of the training.
+        augment: changes a batch of training images at random.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        calibration: Float32Array,
+        examples: Examples,
+        scored: Examples,
+        recipe: Recipe = PHASE_1,
+        *,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
+        self.exporter, self.recipe = exporter, recipe
+        self._calibration, self._examples, self._scored = calibration, examples, scored
+        self._seed, self._augment = seed, augment
+        self._known: dict[tuple[str, ...], float] = {}
+
+    @property
+    def count(self) -> int:
+        """Images that an accuracy is the share of."""
+        return len(self._scored)
+
+    @property
+    def evaluations(self) -> int:
+        """How many distinct policies were trained and scored."""
+        return len(self._known)
+
+    def accuracy(self, policies: PolicyBatch) -> FloatArray:
+        """See `AccuracyOracle.accuracy`; a policy that was scored before is not trained again."""
+        return np.array([self.score(policies[i]) for i in range(len(policies))], np.float64)
+
+    def score(self, policy: Policy) -> float:
+        """Return the share of right answers of one policy, 0..1.
+
+        Raises:
+            PolicyError: if the policy does not fit the network.
+        """
+        key = policy_key(self.exporter.network, policy)
+        if key not in self._known:
+            self.trained(policy)
+        return self._known[key]
+
+    def trained(self, policy: Policy) -> QatNetwork:
+        """Train the network of `policy`, remember its score, and return it.
+
+        Raises:
+            PolicyError: if the policy does not fit the network.
+        """
+        network = QatNetwork(self.exporter, policy, self._calibration)
+        self._train(network, self.recipe)
+        key = policy_key(self.exporter.network, policy)
+        self._known[key] = accuracy(network, self._scored)
+        return network
+
+    def longer(self, network: QatNetwork, recipe: Recipe) -> float:
+        """Train a network that `trained` returned further, in place; returns its new score."""
+        self._train(network, recipe)
+        return accuracy(network, self._scored)
+
+    def _train(self, network: QatNetwork, recipe: Recipe) -> None:
+        train(network, self._examples, recipe, seed=self._seed, augment=self._augment)
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A policy after both phases.
+
+    Args:
+        model: policy, trained weights, scales and ranges, ready to be exported.
+        first: accuracy after phase 1, on what the oracle scores on.
+        second: accuracy after phase 2, on the same.
+    """
+
+    model: TunedModel
+    first: float
+    second: float
+
+
+def fine_tune(
+    oracle: QatOracle, policies: Sequence[Policy], *, keep: int, recipe: Recipe = PHASE_2
+) -> tuple[FineTuned, ...]:
+    """Train all candidates briefly, and the best of them at length from where they stand.
+
+    Args:
+        oracle: of phase 1; its recipe is what each candidate gets.
+        policies: the candidates; those given twice are trained once.
+        keep: how many go on to phase 2; among equals, those given first.
+        recipe: of phase 2.
+
+    Returns:
+        The best `keep`, best accuracy after phase 2 first.
+
+    Raises:
+        DataError: if there is no candidate or `keep` is not positive.
+        PolicyError: if a policy does not fit the network.
+    """
+    if keep < 1 or not policies:
+        raise DataError("fine-tuning needs at least one candidate, and keeps at least one")
+    network = oracle.exporter.network
+    distinct = {policy_key(network, policy): policy for policy in reversed(policies)}
+    ordered = [policy for key, policy in reversed(distinct.items())]
+    best: list[tuple[float, QatNetwork]] = []
+    for policy in ordered:
+        trained = oracle.trained(policy)
+        best.append((oracle.score(policy), trained))
+        best.sort(key=lambda entry: -entry[0])  # stable: earlier candidates stay in front
+        del best[keep:]
+    found = []
+    for first, trained in best:
+        second = oracle.longer(trained, recipe)
+        found.append(FineTuned(freeze(trained), first, second))
+    return tuple(sorted(found, key=lambda entry: -entry.second))
