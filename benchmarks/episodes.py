@@ -29,7 +29,7 @@ from quantization.bits import DEFAULT_CHOICES, formats_of
 from quantization.network import Network
 from quantization.policy import IndexArray
 from quantization.reading import read_network
-from search.agent import Agent, Stepper
+from search.agent import Agent, Stepper, mask_penalty
 from search.environment import Environment
 from search.problem import Problem
 from search.reinforce import Reinforce, ReinforceConfig
@@ -129,7 +129,8 @@ class BareUpdate:
         self, environment: Environment, rollouts: int, hidden: int, *, fused: bool
     ) -> None:
         steps, choices = environment.mask.shape
-        self._agent = Agent(environment.feature_count, choices, hidden, environment.mask)
+        self._agent = Agent(environment.feature_count, choices, hidden)
+        self._penalty = mask_penalty(environment.mask)[:, None]
         self._optimizer = torch.optim.Adam(self._agent.parameters(), lr=1e-6, fused=True)
         self._states = torch.randn(steps, rollouts, environment.feature_count)
         self._fused = fused
@@ -138,7 +139,7 @@ class BareUpdate:
         """Run one update."""
         with torch.no_grad():
             taken = self._fused_steps() if self._fused else self._steps()
-        log_p = self._agent(self._states).gather(2, taken[:, :, None])
+        log_p = self._agent(self._states, self._penalty).gather(2, taken[:, :, None])
         self._optimizer.zero_grad()
         (-log_p.mean()).backward()
         self._optimizer.step()

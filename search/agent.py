@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from costmodels.table import BoolArray
 from quantization.policy import IndexArray
 from search.environment import Environment
 
@@ -19,33 +19,45 @@ _LAYERS = 2
 
 
 class Agent(nn.Module):
-    """Two LSTM layers and a linear head.
+    """Two LSTM layers and a linear head; nothing in it belongs to one network.
 
     Args:
         features: length of a state, S.
         choices: K logits.
         hidden: hidden units of each LSTM layer, H.
-        mask: (G, K) true where a choice is allowed; others have probability 0.
     """
 
-    mask: Tensor
-
-    def __init__(
-        self, features: int, choices: int, hidden: int, mask: npt.NDArray[np.bool_]
-    ) -> None:
+    def __init__(self, features: int, choices: int, hidden: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(features, hidden, _LAYERS)
         self.head = nn.Linear(hidden, choices)
-        penalty = np.where(mask, 0.0, -1e9).astype(np.float32)  # not -inf: 0 * -inf is NaN
-        self.register_buffer("mask", torch.from_numpy(penalty)[:, None])
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.01)  # starts close to the uniform distribution
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Return log-probabilities (G, B, K) under the masked distributions of states (G, B, S)."""
+    def forward(self, states: Tensor, penalty: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return log-probabilities (G, B, K) of the masked, tempered distributions.
+
+        Args:
+            states: (G, B, S).
+            penalty: (G, B or 1, K), see `mask_penalty`.
+            temperature: divides the logits; above 1 the choices are more even.
+        """
         hidden, _ = self.lstm(states)
-        logits = cast(Tensor, self.head(hidden)) + self.mask
+        logits = cast(Tensor, self.head(hidden)) / temperature + penalty
         return torch.log_softmax(logits, dim=2)
+
+
+def seeded_agent(environment: Environment, hidden: int, seed: int) -> Agent:
+    """Return a new agent whose weights depend on `seed` only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Agent(environment.feature_count, environment.mask.shape[1], hidden)
+
+
+def mask_penalty(allowed: BoolArray) -> Tensor:
+    """Return what is added to logits: 0 where a choice is allowed, a large negative elsewhere."""
+    # not -inf: 0 * -inf is NaN
+    return torch.from_numpy(np.where(allowed, 0.0, -1e9).astype(np.float32))
 
 
 class Stepper:
@@ -74,7 +86,7 @@ class Stepper:
         self._head = agent.head.weight.detach().t(), agent.head.bias.detach()
 
     def step(self, state: Tensor) -> Tensor:
-        """Return the logits (B, K), before the mask, of the next states (B, S)."""
+        """Return the logits (B, K), before mask and temperature, of the next states (B, S)."""
         below = state
         for matrix, bias, given, cell in self._layers:
             given[:, : -self._hidden] = below
@@ -93,38 +105,52 @@ class Trajectories:
     Args:
         states: (G, B, S) what the agent saw.
         choices: (G, B) int64 what it took.
-        logits: (G, B, K) what it drew from, before the mask.
+        logits: (G, B, K) what it drew from, before mask and temperature.
+        penalty: (G, B or 1, K) the masks, see `mask_penalty`.
+        temperature: that it was drawn at.
     """
 
     states: Tensor
     choices: Tensor
     logits: Tensor
+    penalty: Tensor
+    temperature: float
 
     @property
-    def decisions(self) -> IndexArray:
+    def actions(self) -> IndexArray:
         """(B, G)."""
         return np.ascontiguousarray(self.choices.numpy().T.astype(np.uint8))
 
 
 def sample(
-    agent: Agent, environment: Environment, rollouts: int, generator: torch.Generator
+    agent: Agent,
+    environment: Environment,
+    rollouts: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
 ) -> Trajectories:
-    """Sample `rollouts` trajectories from the agent's masked distributions.
+    """Sample `rollouts` trajectories from the agent's masked, tempered distributions.
 
     A sample of a categorical distribution is the largest of the logits with Gumbel noise, so that
     the random numbers of all steps are drawn at once.
     """
     steps, choices = environment.mask.shape
     uniform = torch.rand(steps, rollouts, choices, generator=generator).clamp_(min=1e-20)
-    noise = agent.mask - torch.log(-torch.log(uniform))
+    noise = -torch.log(-torch.log(uniform))
     taken = torch.empty(steps, rollouts, dtype=torch.int64)
     logits = torch.empty(steps, rollouts, choices)
+    penalty = mask_penalty(environment.mask)[:, None]
+    if environment.mask_varies:
+        penalty = penalty.repeat(1, rollouts, 1)
     running = environment.begin(rollouts)
     states = torch.from_numpy(running.features)
     with torch.no_grad():
         stepper = Stepper(agent, rollouts)
         for step in range(steps):
+            if environment.mask_varies:
+                penalty[step] = mask_penalty(running.allowed())
             logits[step] = stepper.step(states[step])
-            torch.argmax(logits[step] + noise[step], dim=1, out=taken[step])
+            perturbed = logits[step] / temperature + penalty[step] + noise[step]
+            torch.argmax(perturbed, dim=1, out=taken[step])
             running.step(taken[step].numpy())
-    return Trajectories(states, taken, logits)
+    return Trajectories(states, taken, logits, penalty, temperature)

@@ -3,66 +3,29 @@
 One step decides one layer (or tie), in execution order. What a decision costs is charged as soon as
 it is settled: glue and conversions at the step that decides the last of their formats, what is paid
 once at the first step that brings it about. So the cost so far includes the conversions already
-decided, and the last one equals the price of the policy. Budgets are hard: policies that break them
-are repaired when the rollout is complete.
+decided, and the last one equals the price of the policy. What is still needed at best is shown
+beside it. Budgets are hard: policies that break them are repaired when the rollout is complete.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
-from costmodels.deciders import Conversion, Merge, Terms, split
+from costmodels.deciders import split
 from costmodels.table import BoolArray, FloatArray
+from costmodels.units import Metric
 from quantization.policy import IndexArray
 from search.features import Float32Array, static_features
-from search.problem import Problem
-from search.repair import Repaired, repair
+from search.problem import SLACK, Problem
+from search.repair import Repaired, judge, repair
+from search.settling import States, plan, still_needed
 
-States = npt.NDArray[np.intp]
+SLOTS = (Metric.LATENCY, Metric.ENERGY, Metric.SIZE)
+"""Each has its place in the state, so that states of other budgets have the same length."""
 
-_LARGEST_TABLE = 4096
-"""Joint states of the deciders of a tensor up to which its conversions are looked up."""
+_PER_SLOT = 3
+"""Whether there is such a budget, share spent, share still needed at best."""
 
 _LARGEST_SHARE = 4.0
-"""Costs so far are shown as shares of the budget, cut off here (unsupported ones are infinite)."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Lookup:
-    """What the joint state of some deciders costs: (joint states, M)."""
-
-    deciders: tuple[int, ...]
-    sizes: tuple[int, ...]
-    costs: FloatArray
-
-    def charge(self, states: States) -> FloatArray:
-        """Return the cost (B, M) of states (deciders, B)."""
-        joint = states[self.deciders[0]]
-        for decider, size in zip(self.deciders[1:], self.sizes[1:], strict=True):
-            joint = joint * size + states[decider]
-        paid: FloatArray = self.costs[joint]
-        return paid
-
-
-@dataclass(frozen=True, eq=False)
-class _Fan:
-    """Conversions of a tensor among too many deciders for a table."""
-
-    conversion: Conversion
-
-    def charge(self, states: States) -> FloatArray:
-        return self.conversion.costs(states)
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """What one decision settles: merges in order, then costs."""
-
-    merges: tuple[Merge, ...]
-    charges: tuple[_Lookup | _Fan, ...]
+"""Shares of the budget are cut off here (unsupported costs are infinite)."""
 
 
 class Environment:
@@ -70,15 +33,22 @@ class Environment:
 
     Args:
         problem: G decisions among K choices, M budgets.
+        mend: whether `finish` repairs policies that break a budget.
+        masked: whether choices are masked after which, by what is needed at best, no policy meets
+            the budgets any more.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, mend: bool = True, masked: bool = False) -> None:
         self.problem = problem
+        self.masked = masked
+        self._mend = mend
         tables = [problem.tables[metric] for metric in problem.budgets]
         self._terms = split(problem.network, problem.choices, problem.decision_of, tables)
         self._limits = np.array(list(problem.budgets.values()))
-        self._plan = _plan(self._terms)
+        self._plan = plan(self._terms)
         self._static = static_features(problem)
+        self._slots = [SLOTS.index(metric) for metric in problem.budgets]
+        self.needed = still_needed(self._terms, self._plan, problem.allowed_decisions)
 
     @property
     def steps(self) -> int:
@@ -91,24 +61,42 @@ class Environment:
         return self.problem.allowed_decisions
 
     @property
+    def mask_varies(self) -> bool:
+        """Whether what is allowed depends on earlier choices (`Rollouts.allowed`)."""
+        return self.masked
+
+    @property
     def feature_count(self) -> int:
-        """Length of a state: static features, previous choice one-hot, cost so far per budget."""
-        return int(self._static.shape[1]) + len(self.problem.choices) + len(self._limits)
+        """Length of a state; of problems with the same number of choices it is the same.
+
+        Static features, previous choice one-hot, and three figures for each of `SLOTS`.
+        """
+        static = int(self._static.shape[1])
+        return static + len(self.problem.choices) + _PER_SLOT * len(SLOTS)
 
     def begin(self, rollouts: int) -> "Rollouts":
         """Return `rollouts` rollouts before their first step."""
         return Rollouts(self, rollouts)
 
-    def replay(self, decisions: IndexArray) -> "Rollouts":
-        """Return the complete rollouts that take `decisions`, (P, G)."""
-        rollouts = self.begin(len(decisions))
-        for choice in decisions.T:
-            rollouts.step(choice.astype(np.intp))
+    def replay(self, actions: IndexArray) -> "Rollouts":
+        """Return the complete rollouts that take `actions`, (P, steps)."""
+        rollouts = self.begin(len(actions))
+        for action in actions.T:
+            rollouts.step(action.astype(np.intp))
         return rollouts
 
+    def decide(self, actions: IndexArray) -> IndexArray:
+        """Return the decisions (P, G) that actions (P, steps) amount to: here the same."""
+        return actions
+
+    def act(self, decisions: IndexArray) -> IndexArray:
+        """Return the actions (P, steps) that amount to decisions (P, G): here the same."""
+        return decisions
+
     def finish(self, decisions: IndexArray) -> Repaired:
-        """Price complete rollouts, (P, G) decisions, and repair those that break a budget."""
-        return repair(self.problem, self.problem.expand(decisions))
+        """Price complete rollouts, (P, G) decisions, and treat those that break a budget."""
+        finish = repair if self._mend else judge
+        return finish(self.problem, self.problem.expand(decisions))
 
 
 class Rollouts:
@@ -121,6 +109,7 @@ class Rollouts:
     """
 
     def __init__(self, environment: Environment, rollouts: int) -> None:
+        self._environment = environment
         self._plan = environment._plan
         self._limits = environment._limits
         terms, static = environment._terms, environment._static
@@ -128,8 +117,15 @@ class Rollouts:
             (environment.steps, rollouts, environment.feature_count), np.float32
         )
         self._choice_at = static.shape[1]
-        self._cost_at = environment.feature_count - len(self._limits)
+        first = environment.feature_count - _PER_SLOT * len(SLOTS)
+        self._spent_at = [first + _PER_SLOT * slot + 1 for slot in environment._slots]
+        self._needed_at = [at + 1 for at in self._spent_at]
         self.features[:, :, : self._choice_at] = static[:, None]
+        for at in self._spent_at:
+            self.features[:, :, at - 1] = 1.0
+        share = environment.needed[:-1] / self._limits
+        np.clip(share, -_LARGEST_SHARE, _LARGEST_SHARE, out=share)
+        self.features[:, :, self._needed_at] = share[:, None]
         self.spent: FloatArray = np.tile(terms.constant, (rollouts, 1))
         self._charges = terms.charges
         self._charged = np.zeros((len(terms.charges), rollouts), bool)
@@ -137,6 +133,37 @@ class Rollouts:
         self._rows = np.arange(rollouts)
         self._done = 0
         self._show_costs()
+
+    def allowed(self) -> BoolArray:
+        """Return the choices, (B, K), that may be taken at the present step.
+
+        If the environment masks by what is still needed, those after which some budget cannot be
+        met are not among them; where that leaves none, the one that exceeds least is.
+        """
+        static = self._environment.mask[self._done]
+        if not self._environment.masked:
+            return np.broadcast_to(static, (len(self._rows), len(static)))
+        best = self._outlook() + self._environment.needed[self._done + 1]
+        excess = np.where(static[None], (best / self._limits).max(2, initial=0.0) - 1.0, np.inf)
+        met: BoolArray = excess <= SLACK
+        stuck = ~met.any(1)
+        met[stuck, excess[stuck].argmin(1)] = True
+        return met
+
+    def _outlook(self) -> FloatArray:
+        """Return the cost so far, (B, K, M), after each choice at the present step."""
+        choices, plan = self._environment.mask.shape[1], self._plan[self._done]
+        states = np.repeat(self._states, choices, axis=1)
+        states[self._done] = np.tile(np.arange(choices), len(self._rows))
+        for merge in plan.merges:
+            states[merge.decider] = merge.state(states)
+        spent = np.repeat(self.spent, choices, axis=0)
+        for charge in plan.charges:
+            spent += charge.charge(states)
+        for once, charged in zip(self._charges, self._charged, strict=True):
+            due = once.states[self._done].take(states[self._done])
+            spent[:, once.table] += once.value * (due & ~np.repeat(charged, choices))
+        return spent.reshape(len(self._rows), choices, -1)
 
     def step(self, choice: States) -> None:
         """Decide the next layer of every rollout.
@@ -162,55 +189,9 @@ class Rollouts:
     def _show_costs(self) -> None:
         share = self.spent / self._limits
         np.clip(share, -_LARGEST_SHARE, _LARGEST_SHARE, out=share)
-        self.features[self._done, :, self._cost_at :] = share
+        self.features[self._done, :, self._spent_at] = share.T
 
     @property
     def decisions(self) -> IndexArray:
         """(B, G) what was decided; 0 for steps to come."""
         return self._states[: len(self._plan)].T.astype(np.uint8)
-
-
-def _plan(terms: Terms) -> tuple[_Step, ...]:
-    """Sort merges and costs by the step that settles them."""
-    step_of = list(range(terms.decisions))
-    merges: list[list[Merge]] = [[] for _ in step_of]
-    for merge in terms.merges:
-        step_of.append(max(step_of[d] for d in merge.inputs))
-        merges[step_of[-1]].append(merge)
-    sizes = [len(costs) for costs in terms.states]
-    tables: dict[tuple[int, ...], FloatArray] = {(d,): c for d, c in enumerate(terms.states)}
-    fans: list[Conversion] = []
-    for conversion in terms.conversions:
-        shape = [sizes[d] for d in conversion.involved]
-        if math.prod(shape) > _LARGEST_TABLE:
-            fans.append(conversion)
-            continue
-        grid = dict(
-            zip(conversion.involved, np.indices(shape).reshape(len(shape), -1), strict=True)
-        )
-        known = tables.get(conversion.involved)
-        added = conversion.costs(grid)
-        tables[conversion.involved] = added if known is None else known + added
-    charges: list[list[_Lookup | _Fan]] = [[] for _ in range(terms.decisions)]
-    for involved, costs in _absorbed(tables, sizes, step_of).items():
-        shape_of = tuple(sizes[d] for d in involved)
-        charges[max(step_of[d] for d in involved)].append(_Lookup(involved, shape_of, costs))
-    for fan in fans:
-        charges[max(step_of[d] for d in fan.involved)].append(_Fan(fan))
-    return tuple(_Step(tuple(m), tuple(c)) for m, c in zip(merges, charges, strict=True))
-
-
-def _absorbed(
-    tables: dict[tuple[int, ...], FloatArray], sizes: Sequence[int], step_of: Sequence[int]
-) -> dict[tuple[int, ...], FloatArray]:
-    """Add each table to one of the same step over more deciders, if any; drop empty ones."""
-    kept = {key: costs for key, costs in tables.items() if costs.any()}
-    for key in sorted(kept, key=len):
-        step = max(step_of[d] for d in key)
-        for larger in kept:
-            if set(key) < set(larger) and max(step_of[d] for d in larger) == step:
-                own = kept.pop(key).reshape(*(sizes[d] if d in key else 1 for d in larger), -1)
-                grid = kept[larger].reshape(*(sizes[d] for d in larger), -1) + own
-                kept[larger] = grid.reshape(-1, grid.shape[-1])
-                break
-    return kept

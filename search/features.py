@@ -1,11 +1,16 @@
-"""What the agent knows about each decision before any choice is made."""
+"""What the agent knows about each decision before any choice is made.
+
+Every figure is on a scale that means the same in any network: a position, a logarithm of a count,
+or a share of what the decisions of this network have on average. So a state has the same length and
+meaning for every network with the same choices, and what was learned on one serves others.
+"""
 
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-from costmodels.table import BoolArray, FloatArray
+from costmodels.table import FloatArray
 from quantization.network import Layer
 from search.problem import Problem
 
@@ -16,55 +21,82 @@ _NAMES = (
     "log input channels",
     "log output channels",
     "log kernel area",
-    "stride",
+    "log stride",
     "depthwise",
+    "log share of macs",
+    "log share of weights",
     "log macs",
     "log weights",
 )
 
+_FEWEST, _MOST = 1e-4, 1e2
+"""Shares of the average are cut off here before the logarithm."""
+
 
 def feature_names(problem: Problem) -> tuple[str, ...]:
     """Return the names of the columns of `static_features`."""
-    return _NAMES + tuple(f"log1p loss at {choice}" for choice in problem.choices)
+    of_choices = tuple(f"log loss at {choice}" for choice in problem.choices)
+    return _NAMES + of_choices + tuple(f"log saving at {choice}" for choice in problem.choices)
 
 
 def static_features(problem: Problem) -> Float32Array:
-    """Return the features (G, 8 + K) of each decision, standardised over the decisions.
+    """Return the features (G, 10 + 2 K) of each decision.
 
-    A tie is described by its first layer, with the macs and weights of all. Columns that do not
-    vary, and losses of choices that are not allowed, are 0.
+    A tie is described by its first layer, with the macs, weights, losses and costs of all. Losses
+    are shares of the average over the decisions of the largest loss; savings are what a choice
+    costs less than the dearest one in the tightest budget, as shares of the average of the largest
+    saving. Figures of choices that are not allowed are 0.
     """
     layers = problem.network.layers
-    shape = np.array(
-        [
-            _describe(layers[group[0]], [layers[i] for i in group], group[0] / len(layers))
-            for group in problem.groups
-        ]
-    )
+    members = [[layers[i] for i in group] for group in problem.groups]
+    depth = np.array([group[0] for group in problem.groups]) / max(1, len(layers) - 1)
+    macs = np.array([sum(layer.macs for layer in group) for group in members], np.float64)
+    weights = np.array([sum(layer.weight_count for layer in group) for group in members])
+    described = np.array([_describe(group[0]) for group in members])
+    columns = [
+        2.0 * depth[:, None] - 1.0,
+        described,
+        _log_share(macs)[:, None],
+        _log_share(weights)[:, None],
+        np.log10(np.maximum(macs, 1.0))[:, None] / 2.0 - 3.0,
+        np.log10(np.maximum(weights, 1.0))[:, None] / 2.0 - 2.0,
+    ]
     allowed = problem.allowed_decisions
-    loss = np.log1p(np.where(allowed, problem.decision_loss, 0.0))
-    columns = [_standardised(shape, np.ones(shape.shape, bool)), _standardised(loss, allowed)]
+    loss = np.where(allowed, problem.decision_loss, 0.0)
+    for amount in (loss, np.where(allowed, _savings(problem), 0.0)):
+        average = amount.max(1).mean()
+        columns.append(np.where(allowed, _log(amount / (average or 1.0)), 0.0))
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def _describe(first: Layer, layers: list[Layer], depth: float) -> list[float]:
+def _describe(first: Layer) -> list[float]:
+    stride = float(first.stride[0]) if first.stride else 1.0
     return [
-        depth,
-        math.log(first.in_channels),
-        math.log(first.out_channels),
-        math.log(math.prod(first.kernel)),
-        float(first.stride[0]) if first.stride else 1.0,
+        math.log10(first.in_channels) - 2.0,
+        math.log10(first.out_channels) - 2.0,
+        math.log10(math.prod(first.kernel)),
+        math.log10(stride),
         float(first.is_depthwise),
-        math.log(sum(layer.macs for layer in layers)),
-        math.log1p(sum(layer.weight_count for layer in layers)),
     ]
 
 
-def _standardised(values: FloatArray, seen: BoolArray) -> FloatArray:
-    """Shift and scale each column by mean and deviation of its seen cells; the others become 0."""
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, values, 0.0).sum(0) / count
-    centred = np.where(seen, values - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(0) / count)
-    standard: FloatArray = centred / np.where(deviation > 1e-12, deviation, 1.0)
-    return standard
+def _savings(problem: Problem) -> FloatArray:
+    """Return what choices, (G, K), cost less than the dearest in the tightest budget."""
+    costs = problem.costs(problem.lowest_loss)
+    over = {metric: costs[metric][0] / budget for metric, budget in problem.budgets.items()}
+    if not over:
+        return np.zeros_like(problem.decision_loss)
+    unary = problem.tables[max(over, key=over.__getitem__)].unary.value
+    cost = np.array([unary[group].sum(0) for group in problem.groups])
+    seen = np.where(problem.allowed_decisions, cost, -np.inf)
+    saving: FloatArray = seen.max(1, keepdims=True) - cost
+    return saving
+
+
+def _log_share(amount: FloatArray) -> FloatArray:
+    return _log(amount / (amount.mean() or 1.0))
+
+
+def _log(share: FloatArray) -> FloatArray:
+    logarithm: FloatArray = np.log10(np.clip(share, _FEWEST, _MOST))
+    return logarithm

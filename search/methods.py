@@ -1,7 +1,7 @@
 """The search methods by name: what each is, and how to make one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class MethodSettings:
         start: (L,) the policy that an iterative method begins with; None starts cold.
         repair: whether infeasible proposals are repaired (`search.repair`), or rejected: these cost
             no evaluation.
-        episodes: policies that the agent samples at most.
+        episodes: policies that the agent samples at most; None lets the evaluations end it.
         agent: knobs of the agent; None takes the defaults for a cold or a warm start.
         seconds: wall time of an exact solver.
         proxy: (L, K) losses that zero-shot looks at; None takes those of the problem.
@@ -39,7 +39,7 @@ class MethodSettings:
 
     start: IndexArray | None = None
     repair: bool = True
-    episodes: int = 600
+    episodes: int | None = None
     agent: "ReinforceConfig | None" = None
     seconds: float = 60.0
     proxy: FloatArray | None = None
@@ -67,7 +67,10 @@ def _reinforce(settings: MethodSettings) -> Searcher:
 
     cold = settings.start is None
     default = ReinforceConfig if cold else ReinforceConfig.warm
-    return Reinforce(settings.agent or default(episodes=settings.episodes), settings.start)
+    config = settings.agent or default(episodes=settings.episodes)
+    if not settings.repair and config.constraint == "repair":
+        config = replace(config, constraint="reject")
+    return Reinforce(config, settings.start)
 
 
 def _differentiable(settings: MethodSettings) -> Searcher:

@@ -18,7 +18,7 @@ from quantization.policy import IndexArray
 
 Positions = npt.NDArray[np.intp]
 
-_SLACK = 1e-9
+SLACK = 1e-9
 """Relative excess over a budget that is rounding: sums in another order differ by this much."""
 
 _UNSUPPORTED = 1e6
@@ -154,7 +154,7 @@ class Problem:
             total += np.where(supported, 0.0, _UNSUPPORTED)
             if metric in self.budgets:
                 budget = self.budgets[metric]
-                over = supported & (cost > budget * (1 + _SLACK))
+                over = supported & (cost > budget * (1 + SLACK))
                 total += np.where(over, np.minimum(cost / budget - 1.0, _UNSUPPORTED), 0.0)
         return total
 
@@ -162,7 +162,7 @@ class Problem:
         """Return which of the priced policies, (P,), are supported and within every budget."""
         met: BoolArray = np.logical_and.reduce(
             [np.isfinite(cost) for cost in costs.values()]
-            + [costs[m] <= b * (1 + _SLACK) for m, b in self.budgets.items()]
+            + [costs[m] <= b * (1 + SLACK) for m, b in self.budgets.items()]
         )
         return met
 

@@ -77,7 +77,7 @@ def test_what_is_paid_once_is_charged_at_the_first_decision_that_brings_it_about
 
 
 def test_wide_fans_are_priced_without_a_table(monkeypatch):
-    monkeypatch.setattr("search.environment._LARGEST_TABLE", 9)
+    monkeypatch.setattr("search.settling._LARGEST_TABLE", 9)
     assert_costs_add_up(problem(branches(), 2, TWO, negative=True))
 
 
@@ -103,7 +103,7 @@ def test_a_cost_is_charged_when_its_last_decider_is_decided():
     assert rollouts.spent[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_state_shows_previous_choice_and_share_of_the_budget():
+def test_the_state_shows_previous_choice_and_shares_of_each_budget():
     given = problem(chain(), 0, TWO)
     environment = Environment(given)
     rollouts = environment.begin(3)
@@ -113,19 +113,107 @@ def test_the_state_shows_previous_choice_and_share_of_the_budget():
     state = rollouts.features[1]
     assert state.shape == (3, environment.feature_count)
     np.testing.assert_array_equal(state[:, static : static + 3], np.eye(3, dtype=np.float32))
-    share = rollouts.spent / np.array(list(given.budgets.values()))
-    np.testing.assert_allclose(state[:, static + 3 :], share, rtol=1e-6)
+    limits = np.array(list(given.budgets.values()))
+    latency, energy, size = np.split(state[:, static + 3 :], 3, axis=1)
+    assert not energy.any()  # no such budget
+    for at, shown in enumerate((latency, size)):
+        assert (shown[:, 0] == 1.0).all()
+        spent = rollouts.spent[:, at] / limits[at]
+        needed = environment.needed[1, at] / limits[at]
+        np.testing.assert_allclose(shown[:, 1], spent, rtol=1e-6)
+        np.testing.assert_allclose(shown[:, 2], needed, rtol=1e-6)
     assert not rollouts.features[0, :, static : static + 3].any()
 
 
-def test_static_features_are_standardised_and_blind_to_masked_losses():
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("once", [0.0, 1.0])
+def test_no_policy_pays_less_than_what_is_still_needed_at_best(network, seed, once, monkeypatch):
+    if seed == 3:  # wide fans are bounded too
+        monkeypatch.setattr("search.settling._LARGEST_TABLE", 9)
+    given = problem(network(), seed, TWO, negative=True, masked=0.1, unsupported=0.05, once=once)
+    environment = Environment(given)
+    index = given.expand(given.decide(every_policy(given)))
+    index = index[given.allowed[np.arange(index.shape[1]), index].all(1)]
+    rollouts = environment.begin(len(index))
+    total = environment.replay(given.decide(index)).spent
+    for step, choice in enumerate(given.decide(index).T):
+        least = rollouts.spent + environment.needed[step]
+        assert (least <= total * (1 + 1e-9) + 1e-12).all()
+        rollouts.step(choice.astype(np.intp))
+    assert not environment.needed[-1].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_conversions_the_bound_is_reached(seed):
+    given = plain(problem(residual(), seed, {Metric.SIZE: 0.6}))
+    environment = Environment(given)
+    [cost] = given.costs(every_policy(given)).values()
+    constant = given.tables[Metric.SIZE].constant
+    assert constant + environment.needed[0, 0] == pytest.approx(cost.min(), rel=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(3))
+def test_masking_never_excludes_a_feasible_policy(network, seed):
+    given = problem(network(), seed, TWO, negative=True, masked=0.1)
+    index = every_policy(given)
+    index = index[given.feasible(index)]
+    rollouts = Environment(given, masked=True).begin(len(index))
+    for choice in given.decide(index).T:
+        allowed = rollouts.allowed()
+        assert allowed[np.arange(len(index)), choice].all()
+        rollouts.step(choice.astype(np.intp))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_nothing_converts_what_the_mask_leaves_is_feasible(seed):
+    given = plain(problem(residual(), seed, {Metric.SIZE: 0.6}))
+    rng = np.random.default_rng(seed)
+    rollouts = Environment(given, masked=True).begin(100)
+    hidden = 0
+    for step in range(len(given.groups)):
+        allowed = rollouts.allowed()
+        assert not (allowed & ~given.allowed_decisions[step]).any()
+        hidden += int((given.allowed_decisions[step] & ~allowed).sum())
+        rollouts.step((rng.random(allowed.shape) * allowed).argmax(1))
+    assert hidden > 0
+    assert given.feasible(given.expand(rollouts.decisions)).all()
+
+
+def plain(given: Problem) -> Problem:
+    """The same problem without glue and conversions."""
+    tables = {
+        metric: replace(
+            table,
+            glue=type(table.glue).of(np.zeros_like(table.glue.value), "assumed"),
+            conversion=type(table.glue).of(np.zeros_like(table.conversion.value), "assumed"),
+        )
+        for metric, table in given.tables.items()
+    }
+    free = Problem(given.network, given.choices, tables, {}, given.loss)
+    widest = np.full((1, len(given.network.layers)), len(given.choices) - 1, np.uint8)
+    share = {m: b / given.costs(widest)[m][0] for m, b in given.budgets.items()}
+    budgets = {m: float(s * free.costs(widest)[m][0]) for m, s in share.items()}
+    return Problem(given.network, given.choices, tables, budgets, given.loss)
+
+
+def test_features_are_finite_and_blind_to_masked_losses():
     given = problem(residual(), 4, TWO, masked=0.5)
     features = static_features(given)
     assert features.shape == (len(given.groups), len(feature_names(given)))
-    losses = features[:, -len(CHOICES) :]
-    assert not losses[~given.allowed_decisions].any()
+    of_choices = features[:, -2 * len(CHOICES) :]
+    assert not of_choices[np.tile(~given.allowed_decisions, 2)].any()
     assert np.isfinite(features).all()
-    assert np.abs(features.mean(0)).max() < 1e-5
+    assert np.abs(features).max() <= 5
+
+
+def test_features_mean_the_same_in_other_units_and_with_other_budgets():
+    given = problem(residual(), 0, {Metric.LATENCY: 0.7})
+    other = problem(residual(), 0, {Metric.LATENCY: 0.6, Metric.SIZE: 0.9})
+    louder = Problem(other.network, CHOICES, other.tables, other.budgets, 100 * given.loss)
+    assert Environment(given).feature_count == Environment(louder).feature_count
+    np.testing.assert_allclose(static_features(given), static_features(louder), rtol=1e-6)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -4,13 +4,17 @@ import torch
 
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES
-from quantization.errors import PolicyError
-from search.agent import Stepper, sample
+from quantization.errors import BudgetError, PolicyError
+from search.agent import Stepper, sample, seeded_agent
+from search.baseline import Baseline
 from search.environment import Environment
 from search.exact import solve
-from search.reinforce import Baseline, Reinforce, ReinforceConfig, imitate, seeded_agent
+from search.exploration import Exploration
+from search.imitation import imitate
+from search.reinforce import Reinforce, ReinforceConfig
+from search.repair import Repaired
 from search.sampling import RandomSearch
-from tests.search.networks import RICH_CHOICES, deep, gated, problem, residual
+from tests.search.networks import RICH_CHOICES, deep, every_policy, gated, problem, residual
 
 TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
 
@@ -23,20 +27,22 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_rescored_choices_have_the_probabilities_they_were_drawn_from():
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rescored_choices_have_the_probabilities_they_were_drawn_from(temperature, masked):
     made = problem(gated(), 0, TWO, choices=RICH_CHOICES, masked=0.3)
-    environment = Environment(made)
+    environment = Environment(made, masked=masked)
     agent = seeded_agent(environment, 32, 0)
     with torch.no_grad():
         agent.head.weight.mul_(200)  # far from uniform
-    batch = sample(agent, environment, 64, torch.Generator().manual_seed(0))
+    batch = sample(agent, environment, 64, torch.Generator().manual_seed(0), temperature)
     with torch.no_grad():
-        rescored = agent(batch.states)
-    drawn = torch.log_softmax(batch.logits + agent.mask, dim=2)
+        rescored = agent(batch.states, batch.penalty, batch.temperature)
+    drawn = torch.log_softmax(batch.logits / temperature + batch.penalty, dim=2)
     allowed = torch.from_numpy(environment.mask)[:, None].expand_as(drawn)
     assert (drawn - rescored)[allowed].abs().max() < 1e-5
     assert rescored.exp()[~allowed].max() == 0.0
-    assert environment.mask[np.arange(environment.steps), batch.decisions].all()
+    assert environment.mask[np.arange(environment.steps), batch.actions].all()
 
 
 def test_sampled_choices_follow_the_masked_distribution():
@@ -46,7 +52,7 @@ def test_sampled_choices_follow_the_masked_distribution():
     with torch.no_grad():
         agent.head.weight.mul_(100)
     batch = sample(agent, environment, 20_000, torch.Generator().manual_seed(1))
-    expected = torch.log_softmax(batch.logits + agent.mask, dim=2)[0, 0].exp().numpy()
+    expected = torch.log_softmax(batch.logits + batch.penalty, dim=2)[0, 0].exp().numpy()
     seen = np.bincount(batch.choices[0].numpy(), minlength=len(expected)) / 20_000
     np.testing.assert_allclose(seen, expected, atol=0.015)
 
@@ -142,3 +148,71 @@ def test_the_baseline_follows_the_rewards():
     for step in range(50):
         baseline.advantages(np.full(4, 5.0 + (step > 25)), np.zeros(4))
     assert baseline.mean == pytest.approx(6.0, abs=0.01)
+
+
+def test_an_agent_that_settles_is_made_to_try_what_is_new():
+    made = problem(residual(), 1, TWO)
+    results = []
+    for limit in (1.0, 8.0):
+        config = ReinforceConfig(
+            hidden=16, learning_rate=0.01, entropy=0.0, temperature_limit=limit, patience=5
+        )
+        results.append(
+            Reinforce(config).search(made, lambda i: -made.proxy_loss(i), evaluations=200, seed=0)
+        )
+    stuck, kept = results
+    assert stuck.log["gave_up"] == 1.0
+    assert stuck.log["collapsed_share"] > 0.5
+    assert stuck.log["highest_temperature"] == 1.0
+    assert kept.log["highest_temperature"] > 2.0
+    assert kept.evaluations > 1.2 * stuck.evaluations
+
+
+def test_the_temperature_rises_while_policies_repeat_and_falls_when_they_are_new():
+    exploration = Exploration(ReinforceConfig(new_share=0.5, temperature_step=2.0, patience=3))
+
+    def update(rows, rejected=False):
+        index = np.array(rows, np.uint8)[:, None]
+        none = np.zeros(len(rows), bool)
+        outcome = Repaired(index, {}, none, none | rejected, none.astype(float))
+        exploration.take_in(index, outcome)
+        return exploration.temperature
+
+    assert [update([0, 1, 2, 3]), update([0, 1, 2, 4]), update([0, 0, 0, 0])] == [1.0, 2.0, 4.0]
+    assert [update([0, 0, 0, 0]) for _ in range(2)] == [8.0, 8.0]
+    assert exploration.ended
+    assert [update([5, 6, 0, 0]), update([7, 8, 9, 0])] == [4.0, 2.0]
+    assert not exploration.ended
+    for row in range(10, 13):  # new, but never accepted
+        update([row], rejected=True)
+    assert exploration.ended
+    assert exploration.figures()["collapsed_share"] == 0.4
+
+
+@pytest.mark.parametrize("constraint", ["repair", "mask", "reject"])
+def test_budgets_that_cannot_be_met_are_told(constraint):
+    made = problem(residual(), 1, {Metric.LATENCY: 0.01})
+    config = ReinforceConfig(hidden=8, constraint=constraint)
+    with pytest.raises(BudgetError, match="the minimum reachable is"):
+        Reinforce(config).search(made, lambda i: -made.proxy_loss(i), evaluations=10, seed=0)
+
+
+def test_policies_that_are_infeasible_as_measured_do_not_poison_the_search():
+    made = problem(residual(), 1, {Metric.LATENCY: 0.9})
+
+    def evaluate(index):
+        return np.where(index[:, 0] == 0, -np.inf, -made.proxy_loss(index))
+
+    config = ReinforceConfig(hidden=16, learning_rate=0.01)
+    result = Reinforce(config).search(made, evaluate, evaluations=100, seed=0)
+    assert any(trial.rejected for trial in result.trials)
+    index = every_policy(made)
+    best = evaluate(index)[made.feasible(index)].max()
+    assert result.archive[0].score == pytest.approx(best, rel=0.2)
+
+
+def test_a_reward_of_minus_infinity_enters_no_average():
+    baseline = Baseline(momentum=0.5)
+    advantages = baseline.advantages(np.array([1.0, 3.0, -np.inf]), np.array([0.0, 0.0, 1.0]))
+    assert (baseline.mean, baseline.deviation) == (2.0, 1.0)
+    assert advantages.tolist() == [-1.0, 1.0, -2.0]

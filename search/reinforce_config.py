@@ -1,0 +1,72 @@
+"""Every knob of the agent, documented."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Constraint = Literal["repair", "mask", "reject", "soft"]
+
+
+@dataclass(frozen=True)
+class ReinforceConfig:
+    """Knobs of the agent. The defaults start cold; `warm` is for a given start policy."""
+
+    episodes: int | None = None
+    """Trajectories after which the search stops; None lets evaluations and `patience` end it."""
+
+    patience: int = 50
+    """Updates in a row without any new accepted policy after which the search stops."""
+
+    rollouts: int = 10
+    """Whole trajectories of one update."""
+
+    hidden: int = 300
+    """Hidden units of each of the two LSTM layers."""
+
+    learning_rate: float = 1e-3
+    """Of Adam."""
+
+    baseline_momentum: float = 0.8
+    """Share of the average reward, and of its deviation, that survives an update."""
+
+    advantage_limit: float = 3.0
+    """Advantages are counted in deviations of the reward and cut off here."""
+
+    entropy: float = 0.01
+    """Weight of the entropy bonus (nats a decision) against advantages of one deviation."""
+
+    new_share: float = 0.5
+    """Share of an update's policies that shall be new; below it the sampling temperature rises.
+
+    A policy that was scored before costs no evaluation and teaches nothing. Where an agent settles
+    early, this turns what it learned into the centre of a search around it."""
+
+    temperature_step: float = 1.15
+    """Factor by which the temperature rises or falls after an update; 1 leaves it at 1."""
+
+    temperature_limit: float = 8.0
+    """Highest sampling temperature; the lowest is 1."""
+
+    gradient_limit: float = 1.0
+    """Largest norm of the gradient."""
+
+    constraint: Constraint = "repair"
+    """What happens to trajectories beyond a budget.
+
+    ``repair`` changes single decisions at the best rate until they fit, and rejects the rest.
+    ``mask`` never takes a choice after which, by a bound on what the decisions to come cost at
+    least, nothing fits; what exceeds a budget all the same is repaired. ``reject`` rejects.
+    ``soft`` scores them with a penalty (`search.objective.Penalty`); only what fits is returned."""
+
+    imitation_probability: float = 0.8
+    """Mean probability of the start policy's choices at which imitation ends."""
+
+    imitation_steps: int = 200
+    """Steps of imitation at most."""
+
+    archive: int = 32
+    """Best distinct policies that are kept."""
+
+    @classmethod
+    def warm(cls, episodes: int | None = None) -> "ReinforceConfig":
+        """Return what works from a good start policy: small steps, no entropy bonus."""
+        return cls(episodes=episodes, learning_rate=3e-4, entropy=0.0)
