@@ -28,11 +28,11 @@ from costmodels.units import Metric
 from quantization.policy import IndexArray
 from search.exact import solve
 from search.greedy import greedy_policy
-from search.methods import METHODS, MethodSettings, make_searcher
+from search.methods import MethodSettings, make_searcher
 from search.problem import Problem
 from search.reinforce_config import ReinforceConfig
 
-SEARCHERS = ("reinforce", "evolution", "tpe", "random")
+SEARCHERS = ("reinforce", "evolution", "bayesian", "neighbourhood", "random")
 EVALUATIONS = 600
 SEEDS = 8
 
@@ -129,25 +129,22 @@ def run(problem: Problem, arguments: argparse.Namespace) -> Mapping[tuple[str, s
     """Print every row as it is measured, and return those of the searchers."""
     optimum = solve(problem)
     cost = " ".join(f"{m.value} {cost:.6g}" for m, cost in optimum.costs.items())
-    print(f"MILP       optimum {optimum.loss:.6f}, {cost}, proven: {optimum.proven}")
+    print(f"MILP          optimum {optimum.loss:.6f}, {cost}, proven: {optimum.proven}")
     greedy = greedy_policy(problem)
     if greedy is not None:
         gap = 100 * (problem.proxy_loss(greedy)[0] / optimum.loss - 1)
-        print(f"greedy     gap {gap:.3f} %, 1 policy")
-    print("                        median        worst   policies")
+        print(f"greedy        gap {gap:.3f} %, 1 policy")
+    print("                           median        worst   policies")
     agent = ReinforceConfig(hidden=32) if arguments.quick else ReinforceConfig()
     start = None if greedy is None else greedy[0]
     rows = {}
     for way, settings in settings_of(start, agent).items():
         for name in SEARCHERS:
-            if name not in METHODS:
-                print(f"{name:10} {way:8}  not available")
-                continue
             evaluations = 60 if arguments.quick else EVALUATIONS
             seeds = 2 if arguments.quick else arguments.seeds
             row = measure(problem, name, settings, optimum.loss, seeds, evaluations)
             rows[name, way] = row
-            print(f"{name:10} {way:8} {row}", flush=True)
+            print(f"{name:13} {way:8} {row}", flush=True)
     return rows
 
 

@@ -64,7 +64,9 @@ def make_searcher(method: str, episodes: int, start: IndexArray | None = None) -
     Raises:
         QuantmeterError: if there is none; names close matches.
     """
-    return methods.make_searcher(method, methods.MethodSettings(start=start, episodes=episodes))
+    # evaluations end the search; what the agent samples again, and rejects, costs none
+    settings = methods.MethodSettings(start=start, episodes=10 * episodes)
+    return methods.make_searcher(method, settings)
 
 
 def run_method(
