@@ -113,6 +113,7 @@ class Ledger:
     def _add(self, index: IndexArray, origin: str) -> None:
         losses = self._problem.proxy_loss(index)
         costs = self._problem.costs(index)
+        within = self._problem.within(costs) if costs else np.ones(len(index), bool)
         for i in range(len(index)):
             [score] = np.asarray(self._evaluate(index[i : i + 1]), np.float64)
             if not score < np.inf:
@@ -126,7 +127,8 @@ class Ledger:
             )
             self._scores[trial.index.tobytes()] = trial.score
             self.trials.append(trial)
-            self._archive.add(trial)
+            if within[i]:  # a soft budget lets others be tried
+                self._archive.add(trial)
             if self._record is not None:
                 self._record(trial)
             if self._progress is not None:

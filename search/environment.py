@@ -15,11 +15,14 @@ from costmodels.units import Metric
 from quantization.policy import IndexArray
 from search.features import Float32Array, static_features
 from search.problem import SLACK, Problem
-from search.repair import Repaired, judge, repair
+from search.reinforce_config import Constraint
+from search.repair import Repaired, admit, judge, repair
 from search.settling import States, plan, still_needed
 
 SLOTS = (Metric.LATENCY, Metric.ENERGY, Metric.SIZE)
 """Each has its place in the state, so that states of other budgets have the same length."""
+
+_FINISH = {"repair": repair, "mask": repair, "reject": judge, "soft": admit}
 
 _PER_SLOT = 3
 """Whether there is such a budget, share spent, share still needed at best."""
@@ -33,15 +36,13 @@ class Environment:
 
     Args:
         problem: G decisions among K choices, M budgets.
-        mend: whether `finish` repairs policies that break a budget.
-        masked: whether choices are masked after which, by what is needed at best, no policy meets
-            the budgets any more.
+        constraint: what happens to policies that break a budget, see
+            `search.reinforce_config.ReinforceConfig.constraint`.
     """
 
-    def __init__(self, problem: Problem, *, mend: bool = True, masked: bool = False) -> None:
+    def __init__(self, problem: Problem, constraint: Constraint = "repair") -> None:
         self.problem = problem
-        self.masked = masked
-        self._mend = mend
+        self.constraint = constraint
         tables = [problem.tables[metric] for metric in problem.budgets]
         self._terms = split(problem.network, problem.choices, problem.decision_of, tables)
         self._limits = np.array(list(problem.budgets.values()))
@@ -63,7 +64,7 @@ class Environment:
     @property
     def mask_varies(self) -> bool:
         """Whether what is allowed depends on earlier choices (`Rollouts.allowed`)."""
-        return self.masked
+        return self.constraint == "mask"
 
     @property
     def feature_count(self) -> int:
@@ -95,8 +96,7 @@ class Environment:
 
     def finish(self, decisions: IndexArray) -> Repaired:
         """Price complete rollouts, (P, G) decisions, and treat those that break a budget."""
-        finish = repair if self._mend else judge
-        return finish(self.problem, self.problem.expand(decisions))
+        return _FINISH[self.constraint](self.problem, self.problem.expand(decisions))
 
 
 class Rollouts:
@@ -141,7 +141,7 @@ class Rollouts:
         met are not among them; where that leaves none, the one that exceeds least is.
         """
         static = self._environment.mask[self._done]
-        if not self._environment.masked:
+        if not self._environment.mask_varies:
             return np.broadcast_to(static, (len(self._rows), len(static)))
         best = self._outlook() + self._environment.needed[self._done + 1]
         excess = np.where(static[None], (best / self._limits).max(2, initial=0.0) - 1.0, np.inf)

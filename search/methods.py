@@ -21,6 +21,7 @@ from search.zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from search.reinforce import ReinforceConfig
+    from search.transfer import SavedAgent
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class MethodSettings:
             no evaluation.
         episodes: policies that the agent samples at most; None lets the evaluations end it.
         agent: knobs of the agent; None takes the defaults for a cold or a warm start.
+        inherited: agents of earlier searches that the agent continues.
+        trained: is handed the agent when its search ends, to be saved.
         seconds: wall time of an exact solver.
         proxy: (L, K) losses that zero-shot looks at; None takes those of the problem.
     """
@@ -41,6 +44,8 @@ class MethodSettings:
     repair: bool = True
     episodes: int | None = None
     agent: "ReinforceConfig | None" = None
+    inherited: "tuple[SavedAgent, ...]" = ()
+    trained: "Callable[[SavedAgent], None] | None" = None
     seconds: float = 60.0
     proxy: FloatArray | None = None
 
@@ -70,7 +75,7 @@ def _reinforce(settings: MethodSettings) -> Searcher:
     config = settings.agent or default(episodes=settings.episodes)
     if not settings.repair and config.constraint == "repair":
         config = replace(config, constraint="reject")
-    return Reinforce(config, settings.start)
+    return Reinforce(config, settings.start, settings.inherited, settings.trained)
 
 
 def _differentiable(settings: MethodSettings) -> Searcher:

@@ -1,5 +1,6 @@
 """REINFORCE: an LSTM learns which layers deserve bits from the scores of whole policies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,11 @@ from search.environment import Environment
 from search.exact import solve
 from search.exploration import Exploration
 from search.imitation import imitate
+from search.objective import Penalty
 from search.problem import Problem
 from search.reinforce_config import ReinforceConfig
 from search.searcher import Evaluate, Progress, Record, SearchResult
+from search.transfer import SavedAgent, inherit
 
 __all__ = ["Reinforce", "ReinforceConfig", "policy_loss"]
 
@@ -29,10 +32,15 @@ class Reinforce:
     Args:
         config: the knobs.
         start: (L,) a policy that the agent imitates first, or None to start cold.
+        inherited: agents of earlier searches that this one continues (`search.transfer`); none
+            starts from random weights.
+        trained: is handed the agent when the search ends, to be saved.
     """
 
     config: ReinforceConfig = field(default_factory=ReinforceConfig)
     start: IndexArray | None = None
+    inherited: tuple[SavedAgent, ...] = ()
+    trained: Callable[[SavedAgent], None] | None = None
     name: str = "reinforce"
 
     def search(
@@ -52,17 +60,20 @@ class Reinforce:
         Raises:
             BudgetError: if every trajectory of the first update is rejected, and the MILP proves
                 that no policy meets the budgets.
-            PolicyError: if the start policy breaks a tie or uses bits that are not supported.
+            PolicyError: if the start policy breaks a tie or uses bits that are not supported, or an
+                inherited agent has other choices.
         """
         c = self.config
         ledger = Ledger(problem, evaluate, evaluations, progress, record, c.archive)
-        environment = Environment(
-            problem, mend=c.constraint != "reject", masked=c.constraint == "mask"
-        )
-        agent = seeded_agent(environment, c.hidden, seed)
+        environment = Environment(problem, c.constraint)
         generator = torch.Generator().manual_seed(seed)
+        if self.inherited:
+            agent = inherit(self.inherited, environment, c, generator)
+        else:
+            agent = seeded_agent(environment, c.hidden, seed)
         exploration = Exploration(c)
         baseline = Baseline(c.baseline_momentum)
+        penalty = Penalty(problem, c.soft_target, c.soft_rate)
         log: dict[str, float | str] = {}
         if self.start is not None:
             log["imitated_probability"] = imitate(agent, environment, self.start, c)
@@ -87,6 +98,9 @@ class Reinforce:
             rewards[accepted] = ledger.score(outcome.index[accepted], origin)
             if np.isnan(rewards).any():  # evaluations ended within the batch
                 break
+            if c.constraint == "soft" and accepted.any():
+                tried = {metric: cost[accepted] for metric, cost in outcome.costs.items()}
+                rewards[accepted] = penalty.take_in(rewards[accepted], tried)
             # 4. advantages; what is infeasible as measured counts as one budget's worth beyond
             violation = np.where(accepted & np.isneginf(rewards), 1.0, outcome.violation)
             advantages = baseline.advantages(rewards, violation)
@@ -98,6 +112,8 @@ class Reinforce:
             torch.nn.utils.clip_grad_norm_(agent.parameters(), c.gradient_limit)
             optimizer.step()
 
+        if self.trained is not None:
+            self.trained(SavedAgent.of(agent, problem.choices))
         return ledger.result({**log, **exploration.figures()})
 
 

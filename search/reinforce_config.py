@@ -57,6 +57,12 @@ class ReinforceConfig:
     least, nothing fits; what exceeds a budget all the same is repaired. ``reject`` rejects.
     ``soft`` scores them with a penalty (`search.objective.Penalty`); only what fits is returned."""
 
+    soft_target: float = 0.3
+    """Share of policies that may be beyond a soft budget; the weight rises where there are more."""
+
+    soft_rate: float = 0.5
+    """How fast the weight of a soft budget adapts, see `search.objective.Penalty`."""
+
     imitation_probability: float = 0.8
     """Mean probability of the start policy's choices at which imitation ends."""
 

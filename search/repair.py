@@ -72,6 +72,16 @@ def judge(problem: Problem, index: IndexArray) -> Repaired:
     return Repaired(index, costs, np.zeros(len(index), bool), violation > 0, violation)
 
 
+def admit(problem: Problem, index: IndexArray) -> Repaired:
+    """Reject only policies, (P, L), that some table does not support: for soft budgets."""
+    costs = problem.costs(index)
+    met: BoolArray = np.logical_and.reduce(
+        [np.ones(len(index), bool), *(np.isfinite(cost) for cost in costs.values())]
+    )
+    violation = np.where(met, 0.0, problem.violation(costs))
+    return Repaired(index, costs, np.zeros(len(index), bool), ~met, violation)
+
+
 def single_changes(problem: Problem, decisions: IndexArray) -> IndexArray:
     """Return every policy that differs in one decision.
 

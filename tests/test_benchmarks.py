@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
         ("search_speed.py", r"search +[\d.]+ s for 10 evaluations[^$]*\d+ episodes a minute"),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
+        ("transfer.py", r"from one run +median[^$]*ratio [^$]*from 2 runs +median[^$]*ratio "),
         ("unseen_networks.py", r"calibrated +error +[\d.]+%[^$]*MACs x bits +error +[\d.]+%"),
     ],
 )

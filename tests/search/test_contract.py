@@ -53,10 +53,6 @@ class TestDifferentiable(SearcherContract):
 
 
 class TestReinforce(SearcherContract):
-    exemptions: ClassVar = {
-        "test_without_repair_nothing_is_repaired": "the agent always repairs, so far"
-    }
-
     @classmethod
     def searcher(cls, settings: MethodSettings) -> Searcher:
         config = ReinforceConfig if settings.start is None else ReinforceConfig.warm

@@ -159,7 +159,7 @@ def test_masking_never_excludes_a_feasible_policy(network, seed):
     given = problem(network(), seed, TWO, negative=True, masked=0.1)
     index = every_policy(given)
     index = index[given.feasible(index)]
-    rollouts = Environment(given, masked=True).begin(len(index))
+    rollouts = Environment(given, "mask").begin(len(index))
     for choice in given.decide(index).T:
         allowed = rollouts.allowed()
         assert allowed[np.arange(len(index)), choice].all()
@@ -170,7 +170,7 @@ def test_masking_never_excludes_a_feasible_policy(network, seed):
 def test_where_nothing_converts_what_the_mask_leaves_is_feasible(seed):
     given = plain(problem(residual(), seed, {Metric.SIZE: 0.6}))
     rng = np.random.default_rng(seed)
-    rollouts = Environment(given, masked=True).begin(100)
+    rollouts = Environment(given, "mask").begin(100)
     hidden = 0
     for step in range(len(given.groups)):
         allowed = rollouts.allowed()

@@ -28,10 +28,10 @@ def one_thread():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("masked", [False, True])
-def test_rescored_choices_have_the_probabilities_they_were_drawn_from(temperature, masked):
+@pytest.mark.parametrize("constraint", ["repair", "mask"])
+def test_rescored_choices_have_the_probabilities_they_were_drawn_from(temperature, constraint):
     made = problem(gated(), 0, TWO, choices=RICH_CHOICES, masked=0.3)
-    environment = Environment(made, masked=masked)
+    environment = Environment(made, constraint)
     agent = seeded_agent(environment, 32, 0)
     with torch.no_grad():
         agent.head.weight.mul_(200)  # far from uniform
