@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from costmodels.table import BoolArray
 from quantization.policy import IndexArray
 from search.environment import Environment
+from search.staged import StagedEnvironment
 
 _LAYERS = 2
+
+AnyEnvironment = Environment | StagedEnvironment
+"""What an agent walks through: one step a decision, or two."""
 
 
 class Agent(nn.Module):
@@ -47,7 +51,7 @@ class Agent(nn.Module):
         return torch.log_softmax(logits, dim=2)
 
 
-def seeded_agent(environment: Environment, hidden: int, seed: int) -> Agent:
+def seeded_agent(environment: AnyEnvironment, hidden: int, seed: int) -> Agent:
     """Return a new agent whose weights depend on `seed` only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,7 +128,7 @@ class Trajectories:
 
 def sample(
     agent: Agent,
-    environment: Environment,
+    environment: AnyEnvironment,
     rollouts: int,
     generator: torch.Generator,
     temperature: float = 1.0,

@@ -5,14 +5,15 @@ import torch
 
 from quantization.errors import PolicyError
 from quantization.policy import IndexArray
-from search.agent import Agent, mask_penalty
-from search.environment import Environment
+from search.agent import Agent, AnyEnvironment, mask_penalty
 from search.reinforce_config import ReinforceConfig
 
 _LEARNING_RATE = 1e-3
 
 
-def imitate(agent: Agent, environment: Environment, start: IndexArray, c: ReinforceConfig) -> float:
+def imitate(
+    agent: Agent, environment: AnyEnvironment, start: IndexArray, c: ReinforceConfig
+) -> float:
     """Train the agent to take the choices of `start`, (L,), with some probability.
 
     Returns:

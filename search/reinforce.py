@@ -20,6 +20,7 @@ from search.objective import Penalty
 from search.problem import Problem
 from search.reinforce_config import ReinforceConfig
 from search.searcher import Evaluate, Progress, Record, SearchResult
+from search.staged import StagedEnvironment
 from search.transfer import SavedAgent, inherit
 
 __all__ = ["Reinforce", "ReinforceConfig", "policy_loss"]
@@ -65,7 +66,7 @@ class Reinforce:
         """
         c = self.config
         ledger = Ledger(problem, evaluate, evaluations, progress, record, c.archive)
-        environment = Environment(problem, c.constraint)
+        environment = (StagedEnvironment if c.weights_first else Environment)(problem, c.constraint)
         generator = torch.Generator().manual_seed(seed)
         if self.inherited:
             agent = inherit(self.inherited, environment, c, generator)

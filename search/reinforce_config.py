@@ -57,6 +57,10 @@ class ReinforceConfig:
     least, nothing fits; what exceeds a budget all the same is repaired. ``reject`` rejects.
     ``soft`` scores them with a penalty (`search.objective.Penalty`); only what fits is returned."""
 
+    weights_first: bool = False
+    """Whether a layer is decided in two steps, the width of its weights and then that of its
+    activations, instead of both together."""
+
     soft_target: float = 0.3
     """Share of policies that may be beyond a soft budget; the weight rises where there are more."""
 

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from quantization.bits import BitWidths
 from quantization.errors import PolicyError
-from search.agent import Agent, Trajectories, sample
-from search.environment import Environment
+from search.agent import Agent, AnyEnvironment, Trajectories, sample
 from search.features import Float32Array
 from search.reinforce_config import ReinforceConfig
 
@@ -77,7 +76,7 @@ class SavedAgent:
         with path.open("wb") as file:
             np.savez(file, **{_META: np.array(meta)}, **dict(self.weights))  # type: ignore[arg-type]
 
-    def agent(self, environment: Environment) -> Agent:
+    def agent(self, environment: AnyEnvironment) -> Agent:
         """Return an agent with these weights for a network with the same choices.
 
         Raises:
@@ -100,7 +99,7 @@ class SavedAgent:
 
 def inherit(
     saved: Sequence[SavedAgent],
-    environment: Environment,
+    environment: AnyEnvironment,
     c: ReinforceConfig,
     generator: torch.Generator,
 ) -> Agent:
@@ -135,7 +134,7 @@ def inherit(
 
 
 def _even(
-    agent: Agent, environment: Environment, c: ReinforceConfig, generator: torch.Generator
+    agent: Agent, environment: AnyEnvironment, c: ReinforceConfig, generator: torch.Generator
 ) -> Trajectories:
     """Divide the agent's logits until its likeliest choices are not too likely."""
     batch = sample(agent, environment, c.rollouts, generator)
