@@ -11,7 +11,7 @@ from search.environment import Environment
 from search.exact import solve
 from search.exploration import Exploration
 from search.imitation import imitate
-from search.reinforce import Reinforce, ReinforceConfig
+from search.reinforce import Reinforce, ReinforceConfig, policy_loss
 from search.repair import Repaired
 from search.sampling import RandomSearch
 from tests.search.networks import RICH_CHOICES, deep, every_policy, gated, problem, residual
@@ -216,3 +216,18 @@ def test_a_reward_of_minus_infinity_enters_no_average():
     advantages = baseline.advantages(np.array([1.0, 3.0, -np.inf]), np.array([0.0, 0.0, 1.0]))
     assert (baseline.mean, baseline.deviation) == (2.0, 1.0)
     assert advantages.tolist() == [-1.0, 1.0, -2.0]
+
+
+def test_the_loss_is_that_of_the_distribution_that_was_drawn_from():
+    environment = Environment(problem(residual(), 0, TWO))
+    agent = seeded_agent(environment, 8, 0)
+    with torch.no_grad():
+        agent.head.weight.mul_(200)
+    batch = sample(agent, environment, 6, torch.Generator().manual_seed(0), temperature=3.0)
+    log_p = torch.log_softmax(batch.logits / 3.0 + batch.penalty, dim=2)
+    taken = log_p.gather(2, batch.choices[:, :, None])[:, :, 0]
+    advantages = np.array([1.0, -1.0, 0.5, 0.0, 2.0, -3.0])
+    entropy = float(-(log_p.exp() * log_p).sum(2).mean())
+    expected = -float((taken * torch.tensor(advantages)).mean()) - 0.1 * entropy
+    found = policy_loss(agent, batch, advantages, 0.1)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
