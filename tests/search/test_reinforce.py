@@ -229,5 +229,5 @@ def test_the_loss_is_that_of_the_distribution_that_was_drawn_from():
     advantages = np.array([1.0, -1.0, 0.5, 0.0, 2.0, -3.0])
     entropy = float(-(log_p.exp() * log_p).sum(2).mean())
     expected = -float((taken * torch.tensor(advantages)).mean()) - 0.1 * entropy
-    found = policy_loss(agent, batch, advantages, 0.1)
+    found = policy_loss(agent, batch, advantages, 0.1).detach()
     assert float(found) == pytest.approx(expected, rel=1e-4)
