@@ -193,7 +193,7 @@ def test_arguments_out_of_range_are_errors() -> None:
 
 
 def test_real_policies_race_to_the_same_best(digits: Subject) -> None:
-    count, labels = 80, digits.labels
+    count, labels = 160, digits.labels
     assert labels is not None
     given = digits.images[:count], labels[:count]
     few = digits.calibration[:24]
