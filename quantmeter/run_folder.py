@@ -19,12 +19,13 @@ from quantization.errors import QuantmeterError
 from quantmeter.data import Data
 from quantmeter.files import require_folder
 from quantmeter.journal import Kept, read_trials
+from quantmeter.search_options import AGENT
 
 POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", "request.json"
 """The files of a run.
 
 Besides, ``METRIC.table.json`` for each metric that is priced by a table, and
-``front-NUMBER.policy.json`` for each point of a front.
+``front-NUMBER.policy.json`` for each point of a front; and ``agent.npz`` of REINFORCE.
 """
 
 _LOGGER = logging.getLogger(__name__)
@@ -53,11 +54,16 @@ def data_digest(data: Data) -> str:
     return hashed.hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def backend_identity(text: str, tables: Mapping[str, CostTable]) -> list[str]:
     """Return a ``--cost`` value with the SHA-256 of the file that it names, if it names one."""
     argument = text.partition(":")[2]
     if argument and Path(argument).is_file():
-        return [text, hashlib.sha256(Path(argument).read_bytes()).hexdigest()]
+        return [text, file_digest(Path(argument))]
     if argument in tables:
         return [text, hashlib.sha256(tables[argument].to_json().encode()).hexdigest()]
     return [text]
@@ -128,7 +134,7 @@ class RunFolder:
         trials = self.path / TRIALS
         if not trials.exists() or not trials.stat().st_size:
             return None
-        held = self._read_request()
+        held, request = self._read_request(), json.loads(json.dumps(request))  # as it is read back
         if differing := sorted(k for k in {*held, *request} if held.get(k) != request.get(k)):
             raise QuantmeterError(
                 f"{self.path} holds an unfinished search that differs in {', '.join(differing)}: "
@@ -146,7 +152,8 @@ class RunFolder:
         """Remove what an earlier run left, and write what is asked and the tables."""
         for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
             (self.path / name).unlink(missing_ok=True)
-        for path in (*map(self._table, Metric), *self.path.glob("front-*.policy.json")):
+        others = [self.path / AGENT, *self.path.glob("front-*.policy.json")]
+        for path in (*map(self._table, Metric), *others):
             path.unlink(missing_ok=True)
         for metric, table in tables.items():
             self._table(metric).write_text(table.to_json(), encoding="utf-8")

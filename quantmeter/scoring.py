@@ -116,6 +116,7 @@ class Scorer:
         known: scores that an earlier run found, by the bytes of the policy's row, in the order in
             which it found them.
         race: how many best policies are scored on all images, see `search.racing`; 0 for all.
+        weights: of each metric: what a cost as large as its budget takes off the score.
 
     Attributes:
         asked: how many policies were scored here: not those that were known.
@@ -131,8 +132,15 @@ class Scorer:
         totals: Totals | None = None,
         known: Mapping[bytes, Score] | None = None,
         race: int = 0,
+        weights: Mapping[Metric, float] | None = None,
     ) -> None:
         check_reward(reward)
+        self._weights = dict(weights or {})
+        for metric in self._weights:
+            if metric not in prepared.problem.budgets:
+                raise BudgetError(
+                    f"a weight of {metric.value} needs a {metric.value} budget as its scale"
+                )
         self._prepared, self._reward, self._totals = prepared, reward, totals
         self._known = dict(known or {})
         self.asked = 0
@@ -163,14 +171,30 @@ class Scorer:
             if not self._totals.met(found):
                 return Score(-math.inf, measured=found)
             measured = found
+        paid = self._paid(index, measured)
         if self._reward == "proxy":
-            return Score(-float(self._prepared.problem.proxy_loss(index)[0]), measured=measured)
+            loss = float(self._prepared.problem.proxy_loss(index)[0])
+            return Score(-loss - paid, measured=measured)
         policy = batch[0]
         if self._racing is None:
             accuracy = self._prepared.oracle.score(policy)
-            return Score(accuracy, accuracy, measured)
+            return Score(accuracy - paid, accuracy, measured)
         accuracy = self._racing.score(policy)
-        return Score(accuracy, accuracy, measured, self._racing.is_abandoned(policy))
+        return Score(accuracy - paid, accuracy, measured, self._racing.is_abandoned(policy))
+
+    def _paid(self, index: IndexArray, measured: Mapping[Metric, float]) -> float:
+        """What the costs of one policy, (1, L), take off its score; measured ones, if there are."""
+        if not self._weights:
+            return 0.0
+        problem, paid = self._prepared.problem, 0.0
+        priced = problem.costs(index)
+        for metric, weight in self._weights.items():
+            if metric in measured and self._totals is not None:
+                share = measured[metric] / self._totals.limits[metric]
+            else:
+                share = float(priced[metric][0]) / problem.budgets[metric]
+            paid += weight * share
+        return paid
 
     def _accuracies(self) -> Iterator[tuple[Policy, float]]:
         """What is known of policies that were not rejected before they were run on images."""

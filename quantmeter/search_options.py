@@ -1,11 +1,19 @@
 """How a search scores, starts and explains: its knobs beside model, data, costs and budgets."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from costmodels.units import Metric
 from quantization.errors import QuantmeterError, did_you_mean
 from search import methods
 from search.sensitivity import SENSITIVITIES, check_sensitivity
+
+if TYPE_CHECKING:
+    from search.transfer import SavedAgent
 
 STARTS = ("greedy", "exact")
 """What an iterative method can start from: a solution of the proxy loss under the tables' costs."""
@@ -48,6 +56,69 @@ class Scoring:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
 
 
+CONSTRAINTS = ("repair", "mask", "reject", "soft", "weighted")
+"""What becomes of policies beyond a budget; the first one is the default."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What budgets mean to a search.
+
+    Args:
+        constraint: ``repair`` mends policies beyond a budget, ``reject`` drops them; ``mask`` keeps
+            the agent from them, ``soft`` makes it pay for the excess; ``weighted`` repairs, and
+            maximises the score less weighted costs.
+        weights: ``METRIC=WEIGHT`` each: what a cost as large as its budget takes off the score.
+
+    Raises:
+        QuantmeterError: if there is no such constraint, or weights and constraint do not go
+            together.
+    """
+
+    constraint: str = CONSTRAINTS[0]
+    weights: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.constraint not in CONSTRAINTS:
+            raise QuantmeterError(
+                f"no constraint {self.constraint!r}{did_you_mean(self.constraint, CONSTRAINTS)}; "
+                f"choose {', '.join(CONSTRAINTS)}"
+            )
+        if self.constraint == "weighted" and not self.weights:
+            raise QuantmeterError("--constraint weighted needs weights: --weight latency=0.1")
+        if self.weights and self.constraint != "weighted":
+            raise QuantmeterError("weights need --constraint weighted")
+        assert self.by_metric is not None
+
+    @cached_property
+    def by_metric(self) -> dict[Metric, float]:
+        """The weights as numbers."""
+        found: dict[Metric, float] = {}
+        for text in self.weights:
+            name, _, value = (part.strip() for part in text.partition("="))
+            if name not in set(Metric) or not re.fullmatch(r"[0-9]*\.?[0-9]+", value):
+                raise QuantmeterError(
+                    f"{text!r} is no weight; write METRIC=WEIGHT, such as latency=0.1"
+                )
+            if Metric(name) in found:
+                raise QuantmeterError(f"two weights for {name}; give one for each metric")
+            found[Metric(name)] = float(value)
+        return found
+
+    def check(self, method: str) -> None:
+        """Raise unless `method` can follow it.
+
+        Raises:
+            QuantmeterError: if not.
+        """
+        if self.constraint in ("mask", "soft") and method != "reinforce":
+            raise QuantmeterError(
+                f"--constraint {self.constraint} is the agent's: take --method reinforce"
+            )
+        if self.constraint != CONSTRAINTS[0] and not methods.METHODS[method].iterative:
+            raise QuantmeterError(f"--method {method} proposes no policies: leave out --constraint")
+
+
 @dataclass(frozen=True)
 class FrontRequest:
     """Which front is wanted beside the best policy.
@@ -74,6 +145,26 @@ def parse_front(text: str) -> FrontRequest:
     if name not in set(Metric) or not count.isdecimal() or not 2 <= int(count) <= 100:
         raise QuantmeterError(f"{text!r} is no front; write METRIC=COUNT, such as latency=8")
     return FrontRequest(Metric(name), int(count))
+
+
+AGENT = "agent.npz"
+"""The file of a run of REINFORCE that holds its trained agent."""
+
+
+def read_agents(runs: Sequence[str | Path], method: str) -> "tuple[SavedAgent, ...]":
+    """Read the agents of earlier runs, ``--init-from``.
+
+    Raises:
+        QuantmeterError: if `method` has no agent.
+        PolicyError: if a run has none.
+    """
+    if runs and method != "reinforce":
+        raise QuantmeterError(f"--method {method} has no agent: leave out --init-from")
+    if not runs:
+        return ()
+    from search.transfer import SavedAgent
+
+    return tuple(SavedAgent.read(Path(run) / AGENT) for run in runs)
 
 
 def check_start(warm: str | None, method: str) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
@@ -30,18 +30,31 @@ from quantmeter.run_folder import (
     Unfinished,
     backend_identity,
     data_digest,
+    file_digest,
     versions,
 )
 from quantmeter.runs import Found, costs_from, describe, simulated_on_test, summarize
 from quantmeter.scoring import Scorer, open_totals
-from quantmeter.search_options import Scoring, check_start, parse_front
+from quantmeter.search_options import (
+    AGENT,
+    CONSTRAINTS,
+    Objective,
+    Scoring,
+    check_start,
+    parse_front,
+    read_agents,
+)
 from quantmeter.workbench import open_workbench
 from search import methods
 from search.budgets import parse_budgets
 from search.exact import Solution, solve
 from search.greedy import greedy_policy
 from search.problem import Problem
+from search.reinforce_config import Constraint, ReinforceConfig
 from search.searcher import Searcher, SearchResult, Trial
+
+if TYPE_CHECKING:
+    from search.transfer import SavedAgent
 
 METHODS = tuple(methods.METHODS)
 __all__ = [
@@ -58,14 +71,36 @@ __all__ = [
 ]
 
 
-def make_searcher(method: str, episodes: int, start: IndexArray | None = None) -> Searcher:
+def make_searcher(
+    method: str,
+    start: IndexArray | None = None,
+    constraint: str = CONSTRAINTS[0],
+    inherited: "tuple[SavedAgent, ...]" = (),
+    trained: "Callable[[SavedAgent], None] | None" = None,
+) -> Searcher:
     """Return the search method called `method`; see `search.methods`.
+
+    Args:
+        method: one of `METHODS`.
+        start: (L,) policy that an iterative method starts from; None starts cold.
+        constraint: see `quantmeter.search_options.Objective`.
+        inherited: agents that REINFORCE continues.
+        trained: is handed the agent of REINFORCE when its search ends.
 
     Raises:
         QuantmeterError: if there is none; names close matches.
     """
-    # evaluations end the search; what the agent samples again, and rejects, costs none
-    settings = methods.MethodSettings(start=start, episodes=10 * episodes)
+    agent: ReinforceConfig | None = None
+    if constraint in ("mask", "soft"):
+        base = ReinforceConfig() if start is None else ReinforceConfig.warm()
+        agent = replace(base, constraint=cast(Constraint, constraint))
+    settings = methods.MethodSettings(
+        start=start,
+        repair=constraint != "reject",
+        agent=agent,
+        inherited=inherited,
+        trained=trained,
+    )
     return methods.make_searcher(method, settings)
 
 
@@ -77,6 +112,7 @@ def run_method(
     episodes: int = 600,
     seed: int = 0,
     start: IndexArray | None = None,
+    searcher: Searcher | None = None,
     record: Callable[[Trial], None] | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchResult:
@@ -89,13 +125,14 @@ def run_method(
         episodes: policies to try at most.
         seed: of every random choice.
         start: (L,) policy that iterative methods start from; None starts cold.
+        searcher: what `make_searcher` made of the method; None makes it with `start`.
         record: called with each trial when it is made.
         progress: called with the share done.
 
     Raises:
         BudgetError: if the method found no policy within the budgets.
     """
-    result = make_searcher(method, episodes, start).search(
+    result = (searcher or make_searcher(method, start)).search(
         prepared.problem,
         scorer or Scorer(prepared, "accuracy"),
         evaluations=episodes,
@@ -173,6 +210,8 @@ def search(
     episodes: int = 600,
     warm: str | None = None,
     scoring: Scoring | None = None,
+    objective: Objective | None = None,
+    init_from: Sequence[str | Path] = (),
     front: str | None = None,
     choices: Sequence[BitWidths] = DEFAULT_CHOICES,
     ties: Sequence[Sequence[str]] = (),
@@ -202,6 +241,8 @@ def search(
         warm: let an iterative method start from the solution of the proxy loss that ``greedy`` or
             ``exact`` search finds; None starts cold.
         scoring: how policies are scored; None for accuracy.
+        objective: what budgets mean; None repairs what is beyond them.
+        init_from: folders of runs of REINFORCE whose agents it continues.
         front: such as ``latency=8``: find the best policies within so many budgets too.
         choices: bit-widths.
         ties: groups of layers that must get equal bits.
@@ -225,11 +266,13 @@ def search(
     Raises:
         QuantmeterError: what is wrong with the model, the data, a budget, a backend or the folder.
     """
-    make_searcher(method, episodes)  # says at once that there is no such method
+    make_searcher(method)  # says at once that there is no such method
     check_start(warm, method)
-    scoring = scoring or Scoring()
-    if scoring.refit >= episodes:
-        raise QuantmeterError("a refit needs --episodes beyond its own")
+    scoring, objective = scoring or Scoring(), objective or Objective()
+    objective.check(method)
+    if scoring.refit and (scoring.refit >= episodes or objective.weights):
+        raise QuantmeterError("a refit needs --episodes beyond its own, and no --weight")
+    inherited = read_agents(init_from, method)
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
@@ -266,6 +309,8 @@ def search(
         "episodes": episodes,
         "warm": warm,
         "front": front,
+        **asdict(objective),
+        "init_from": [file_digest(Path(run) / AGENT) for run in init_from],
         "choices": list(map(str, choices)),
         "ties": sorted(sorted(tie) for tie in ties),
         "ranges": ranges,
@@ -297,7 +342,7 @@ def search(
         )
         optimum = solve(prepared.problem)
         known = {} if left is None else {kept.index.tobytes(): kept.score for kept in left.trials}
-        scorer = Scorer(prepared, scoring.reward, whole, known, scoring.race)
+        scorer = Scorer(prepared, scoring.reward, whole, known, scoring.race, objective.by_metric)
         journal: Journal | None = None
         if folder is not None:
             if left is None:
@@ -322,7 +367,13 @@ def search(
             scorer=scorer,
             episodes=episodes - scoring.refit,
             seed=seed,
-            start=_start(prepared.problem, optimum, warm),
+            searcher=make_searcher(
+                method,
+                _start(prepared.problem, optimum, warm),
+                objective.constraint,
+                inherited,
+                None if folder is None else lambda agent: agent.write(Path(folder.path / AGENT)),
+            ),
             record=record,
             progress=progress,
         )
@@ -338,7 +389,7 @@ def search(
             prepared,
             optimum,
             _with_measured_costs(result, scorer),
-            scores_are_accuracies=scoring.reward == "accuracy",
+            scores_are_accuracies=scoring.reward == "accuracy" and not objective.weights,
             front=asked,
         )
         summary = summarize(prepared, requests, result, found, optimum, scoring, whole, explanation)

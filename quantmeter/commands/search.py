@@ -98,6 +98,29 @@ def add_parser(subparsers: Subparsers) -> None:
         "one above its budget is rejected (default: the sum of the table)",
     )
     parser.add_argument(
+        "--constraint",
+        default="repair",
+        metavar="NAME",
+        help="what becomes of policies beyond a budget: repair (default), reject, mask (the agent "
+        "cannot choose them), soft (the agent pays for the excess), or weighted (repaired, and "
+        "costs count by --weight)",
+    )
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="METRIC=WEIGHT",
+        help="what a cost as large as its budget takes off the score, such as latency=0.1; repeat "
+        "for several",
+    )
+    parser.add_argument(
+        "--init-from",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs of reinforce, of other networks or devices, whose agents this one continues",
+    )
+    parser.add_argument(
         "--front",
         metavar="METRIC=COUNT",
         help="find the best policies within so many budgets too, such as latency=8",
@@ -139,12 +162,13 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, write the run, and print the best policy."""
     from costmodels.units import parse_duration
-    from quantmeter.search_options import Scoring
+    from quantmeter.search_options import Objective, Scoring
     from quantmeter.searching import search
 
     scoring = Scoring(
         arguments.reward, arguments.sensitivity, arguments.race, arguments.totals, arguments.refit
     )  # says at once what does not go together
+    objective = Objective(arguments.constraint, tuple(arguments.weight))
     tables = check_named_tables(arguments)
     with progress_bar("searching") as progress:
         report = search(
@@ -156,6 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
             episodes=arguments.episodes,
             warm=arguments.warm,
             scoring=scoring,
+            objective=objective,
+            init_from=arguments.init_from,
             front=arguments.front,
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],

@@ -1,0 +1,100 @@
+"""What budgets mean to a search, and agents that outlive it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from costmodels.sketch import example_network
+from costmodels.units import Metric
+from quantization.bits import parse_choices
+from quantization.errors import BudgetError, PolicyError, QuantmeterError
+from quantmeter.data import Data
+from quantmeter.search_options import CONSTRAINTS, Objective
+from quantmeter.searching import SearchReport, search
+
+NETWORK = example_network()
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    shape = NETWORK.tensor_by_name[NETWORK.input_names[0]].shape[1:]
+    draw = np.random.default_rng(0)
+    return Data(draw.standard_normal((60, *shape)).astype(np.float32), None)
+
+
+def run(data: Data, **changes: object) -> SearchReport:
+    given = {
+        "cost": ["latency=analytical:haq"],
+        "budgets": ["latency=0.5x"],
+        "method": "reinforce",
+        "episodes": 20,
+        "choices": parse_choices("w2a8,w4a8,w8a8,w32a32"),
+        **changes,
+    }
+    return search(NETWORK, data, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("constraint", [c for c in CONSTRAINTS if c != "weighted"])
+def test_whatever_the_constraint_the_best_policy_is_within_the_budgets(
+    constraint: str, data: Data
+) -> None:
+    report = run(data, objective=Objective(constraint))
+    assert report.found.feasible
+    limit = report.summary["budgets"]["latency"]["limit"]
+    costs = [trial.costs[Metric.LATENCY] for trial in report.result.trials]
+    assert (max(costs) > limit * (1 + 1e-9)) == (constraint == "soft")
+
+
+def test_weighted_costs_count_beside_accuracy(data: Data, tmp_path: Path) -> None:
+    objective = Objective("weighted", ("latency=0.5",))
+    report = run(data, method="random", objective=objective, out=tmp_path)
+    limit = report.summary["budgets"]["latency"]["limit"]
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    for line in lines:
+        expected = line["accuracy"] - 0.5 * line["costs"]["latency"] / limit
+        assert line["score"] == pytest.approx(expected)
+    best = max(lines, key=lambda line: line["score"])
+    assert report.found.search_accuracy == best["accuracy"]
+    assert report.summary["certificate"]["slope"] is None, "scores are no accuracies"
+
+
+def test_an_agent_is_kept_and_continued(data: Data, tmp_path: Path) -> None:
+    first = run(data, out=tmp_path / "first")
+    again = run(data, out=tmp_path / "again")
+    kept = (tmp_path / "first/agent.npz").read_bytes()
+    assert kept == (tmp_path / "again/agent.npz").read_bytes()
+    indices = [[t.index.tolist() for t in r.result.trials] for r in (first, again)]
+    assert indices[0] == indices[1]
+    later = run(data, init_from=[tmp_path / "first", tmp_path / "again"], out=tmp_path / "later")
+    assert [t.index.tolist() for t in later.result.trials] != indices[0]
+    asked = json.loads((tmp_path / "later/request.json").read_text())["request"]["init_from"]
+    assert len(set(asked)) == 1
+    run(data, method="random", out=tmp_path / "first")
+    assert not (tmp_path / "first/agent.npz").exists(), "of an earlier run"
+
+
+def test_contradictions_are_one_clear_line(data: Data, tmp_path: Path) -> None:
+    for options, message in (
+        ({"constraint": "sofd"}, "no constraint 'sofd'.*'soft'"),
+        ({"constraint": "weighted"}, "needs weights: --weight"),
+        ({"weights": ("latency=1",)}, "weights need --constraint weighted"),
+        ({"constraint": "weighted", "weights": ("latency=-1",)}, "is no weight; write"),
+        ({"constraint": "weighted", "weights": ("speed=1",)}, "is no weight; write"),
+        ({"constraint": "weighted", "weights": ("size=1", "size=2")}, "two weights for size"),
+    ):
+        with pytest.raises(QuantmeterError, match=message):
+            Objective(**options)  # type: ignore[arg-type]
+    soft = Objective("soft")
+    with pytest.raises(QuantmeterError, match="soft is the agent's: take --method reinforce"):
+        run(data, method="random", objective=soft)
+    with pytest.raises(QuantmeterError, match="proposes no policies: leave out --constraint"):
+        run(data, method="exact", objective=Objective("reject"))
+    with pytest.raises(QuantmeterError, match="random has no agent: leave out --init-from"):
+        run(data, method="random", init_from=[tmp_path])
+    with pytest.raises(PolicyError, match="there is no saved agent"):
+        run(data, init_from=[tmp_path])
+    size = Objective("weighted", ("size=1",))
+    with pytest.raises(BudgetError, match="a weight of size needs a size budget"):
+        run(data, objective=size)
