@@ -25,7 +25,8 @@ POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", 
 """The files of a run.
 
 Besides, ``METRIC.table.json`` for each metric that is priced by a table, and
-``front-NUMBER.policy.json`` for each point of a front; and ``agent.npz`` of REINFORCE.
+``front-NUMBER.policy.json`` for each point of a front; ``agent.npz`` of REINFORCE, and
+``model.onnx`` of a torch task.
 """
 
 _LOGGER = logging.getLogger(__name__)
@@ -152,7 +153,11 @@ class RunFolder:
         """Remove what an earlier run left, and write what is asked and the tables."""
         for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
             (self.path / name).unlink(missing_ok=True)
-        others = [self.path / AGENT, *self.path.glob("front-*.policy.json")]
+        others = [
+            self.path / AGENT,
+            self.path / "model.onnx",
+            *self.path.glob("front-*.policy.json"),
+        ]
         for path in (*map(self._table, Metric), *others):
             path.unlink(missing_ok=True)
         for metric, table in tables.items():

@@ -44,7 +44,7 @@ from quantmeter.search_options import (
     parse_front,
     read_agents,
 )
-from quantmeter.workbench import open_workbench
+from quantmeter.workbench import Workbench, open_workbench
 from search import methods
 from search.budgets import parse_budgets
 from search.exact import Solution, solve
@@ -201,8 +201,8 @@ class SearchReport:
 
 
 def search(
-    model: str | Path | Network,
-    data: str | Path | Data,
+    model: str | Path | Network | Workbench,
+    data: str | Path | Data | None = None,
     *,
     cost: Sequence[str] = (),
     budgets: Sequence[str] = (),
@@ -232,7 +232,8 @@ def search(
     evaluation and ends with the same result.
 
     Args:
-        model: path of an ONNX file, or a network.
+        model: path of an ONNX file, or a network; or a workbench, as of a torch task
+            (`quantmeter.tasks.open_task`), which holds its data.
         data: images that the network never saw, split 20 / 40 / 40 into ranges, search and test.
         cost: backends, such as ``table:T.json`` or ``energy=analytical:haq``.
         budgets: such as ``latency=0.7x`` or ``size=2MB``.
@@ -277,7 +278,12 @@ def search(
     asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
     method_of_ranges = RANGE_METHODS[0] if ranges == "best" else ranges
-    bench = open_workbench(model, data, seed=seed, ranges=method_of_ranges)
+    if isinstance(model, Workbench):
+        if data is not None:
+            raise DataError("a workbench holds its data: leave out data")
+        bench = replace(model, ranges=method_of_ranges)
+    else:
+        bench = open_workbench(model, data, seed=seed, ranges=method_of_ranges)
     if bench.data is None:
         raise DataError("a search needs images: give --data DATA.npz")
     if short := [tie for tie in ties if len(set(tie)) < 2]:

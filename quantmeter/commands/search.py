@@ -3,8 +3,10 @@
 import argparse
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantization.errors import QuantmeterError
 from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
     Subparsers,
@@ -12,7 +14,6 @@ from quantmeter.commands.options import (
     add_command,
     add_costs,
     add_data,
-    add_model,
     add_seed,
     add_store,
     add_threads,
@@ -24,16 +25,24 @@ from quantmeter.commands.options import (
     store_of,
     table,
 )
+from quantmeter.files import write
 
 if TYPE_CHECKING:
     from quantmeter.searching import SearchReport
+    from quantmeter.workbench import Workbench
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = add_command(subparsers, "search", "find the bits within budgets", run)
-    add_model(parser)
-    add_data(parser, required=True)
+    parser.add_argument("model", metavar="MODEL.onnx", nargs="?", help="float ONNX model")
+    add_data(parser)
+    parser.add_argument(
+        "--task",
+        metavar="MODULE:FUNCTION",
+        help="instead of model and data: a function that returns a torch module and its images "
+        "(quantization.task.Task)",
+    )
     add_costs(parser)
     add_choices(parser)
     add_seed(parser)
@@ -169,11 +178,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.reward, arguments.sensitivity, arguments.race, arguments.totals, arguments.refit
     )  # says at once what does not go together
     objective = Objective(arguments.constraint, tuple(arguments.weight))
+    subject = _subject(arguments)
     tables = check_named_tables(arguments)
     with progress_bar("searching") as progress:
         report = search(
-            arguments.model,
-            arguments.data,
+            *subject,
             cost=arguments.cost,
             budgets=arguments.budget,
             method=arguments.method,
@@ -196,11 +205,35 @@ def run(arguments: argparse.Namespace) -> int:
             anew=arguments.anew,
             progress=progress,
         )
+    if arguments.task is not None:
+        write(Path(arguments.out) / "model.onnx", arguments.model.model.SerializeToString())
     if arguments.json:
         print_json(report.summary)
         return 0
     _print(report, arguments)
     return 0
+
+
+def _subject(arguments: argparse.Namespace) -> "tuple[str | Workbench, str | None]":
+    """Return model and data, or the workbench of a task; then its network becomes the model.
+
+    Raises:
+        QuantmeterError: unless exactly one of both is given.
+    """
+    given = arguments.model is not None, arguments.data is not None
+    if arguments.task is None:
+        if not all(given):
+            raise QuantmeterError(
+                "give MODEL.onnx and --data DATA.npz, or --task MODULE:FUNCTION instead of both"
+            )
+        return arguments.model, arguments.data
+    if any(given):
+        raise QuantmeterError("--task brings model and images: leave out MODEL.onnx and --data")
+    from quantmeter.tasks import load_task, open_task
+
+    bench = open_task(load_task(arguments.task), seed=arguments.seed)
+    arguments.model = bench.network
+    return bench, None
 
 
 def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
@@ -236,8 +269,10 @@ def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
     if front is not None:
         out.print(front_table(front.points, front.metric, front.unit))
         written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
+    if arguments.task is not None:
+        written += ", model.onnx"
     out.print(f"written: {arguments.out}/{written}")
-    if arguments.no_export:
+    if arguments.no_export or arguments.task is not None:
         return
     # With the same seed: another split would test on images that the search saw.
     given = ["--data", arguments.data, "--seed", str(arguments.seed)]

@@ -1,5 +1,6 @@
 """``--task module:function``: a torch module and images of the user's own."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from quantization.bits import BitWidths
 from quantization.errors import DataError, QuantmeterError
 from quantization.policy import Policy
+from quantization.reading import read_network
+from quantmeter.cli import main
 from quantmeter.tasks import CALIBRATION, load_task, open_task
 
 SOURCE = """
@@ -83,3 +86,23 @@ def test_what_is_no_task_is_told_in_one_line(
 def test_what_the_tasks_own_module_lacks_is_not_hidden() -> None:
     with pytest.raises(ModuleNotFoundError, match="a_module_that_nobody_has"):
         load_task("my_broken_task:tiny")
+
+
+@pytest.mark.usefixtures("_here")
+def test_search_takes_a_task_instead_of_model_and_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "--cost latency=analytical:haq --method exact --budget size=2kB --no-store --out RUN"
+    assert main(["search", "--task", "my_task:tiny", *line.split(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["best"]["policy"]["layers"]) == {"0", "4"}
+    assert len(found["split"]["search"]) == 20
+    assert read_network(tmp_path / "RUN/model.onnx").digest == found["network"]
+    for wrong, message in (
+        (["--task", "my_task:tiny", "MODEL.onnx"], "leave out MODEL.onnx and --data"),
+        ([], "give MODEL.onnx and --data"),
+        (["MODEL.onnx"], "or --task MODULE:FUNCTION"),
+        (["--task", "my_task:no_task"], "returned int"),
+    ):
+        assert main(["search", *wrong, *line.split()]) == 2
+        assert message in capsys.readouterr().err
