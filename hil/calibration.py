@@ -232,7 +232,8 @@ def calibrate_network(
     narrow = target.narrow
     free = np.array([not not_deployable(layer, narrow, target) for layer in network.layers])
     if not free.any():
-        raise BackendError("no layer of this network runs as integers here; there is no choice")
+        kernels = narrow.reads.label if narrow.half else "integers"
+        raise BackendError(f"no layer of this network runs as {kernels} here; there is no choice")
     timed: list[Timed] = []
     judged: list[bool] = []
     failed: list[Failure] = []

@@ -2,14 +2,17 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from costmodels.errors import BackendError
 
 QUERY = (
     "nvidia-smi",
     "--query-gpu=name,compute_cap,memory.total,driver_version",
     "--format=csv,noheader,nounits",
 )
+_VISIBLE, _ORDER, _BY_BUS = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 _LIMIT_S = 30.0
 _FIELDS = 4
 
@@ -60,6 +63,39 @@ def installed_gpus(run: Callable[[tuple[str, ...]], str] | None = None) -> tuple
         run: runs a command and returns its output; for tests.
     """
     return parse_gpus((run or _output)(QUERY))
+
+
+def device_zero(found: Sequence[Gpu], environment: Mapping[str, str]) -> Gpu:
+    """Return the GPU that CUDA calls device 0.
+
+    nvidia-smi lists by the bus, all there are; CUDA puts the fastest first, and shows only what
+    ``CUDA_VISIBLE_DEVICES`` names.
+
+    Args:
+        found: what `installed_gpus` lists.
+        environment: of this process.
+
+    Raises:
+        BackendError: if there is none, or it is open which one that is.
+    """
+    first = environment.get(_VISIBLE, "0").partition(",")[0].strip()
+    named = first.removeprefix("GPU-") != first
+    if not found or not (named or first.isdecimal() or first.startswith("MIG-")):
+        hidden = f", and {_VISIBLE} hides all" if found else ""
+        raise BackendError(
+            f"no such device: nvidia-smi lists {len(found)} GPUs{hidden}; ort measures the CPU"
+        )
+    if first.isdecimal() and int(first) >= len(found):
+        raise BackendError(f"no such device: nvidia-smi lists no GPU {first}; look at {_VISIBLE}")
+    if first.isdecimal() and environment.get(_ORDER) == _BY_BUS:
+        return found[int(first)]
+    if len(set(found)) > 1 or first.startswith("MIG-"):
+        names = " and ".join(dict.fromkeys(gpu.name for gpu in found))
+        raise BackendError(
+            f"it is open which GPU is measured ({names}): set {_ORDER}={_BY_BUS} and {_VISIBLE} to "
+            "its number in nvidia-smi"
+        )
+    return found[0]
 
 
 def _output(command: tuple[str, ...]) -> str:

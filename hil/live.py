@@ -38,7 +38,7 @@ from hil.policy_timer import Setup, shared_content
 from hil.providers import CPU, Provider, find_provider
 from hil.store import OLD_S, Store
 from hil.tables import measured_table
-from hil.timing import TimingOptions
+from hil.timing import TimingOptions, WarmUp
 from quantization.bits import BitWidths, Format
 from quantization.deployment import CPU_TARGET, ExportOptions, Target, not_deployable
 from quantization.network import Network
@@ -52,6 +52,8 @@ _LIMIT_S = 120.0
 _LOGGER = logging.getLogger(__name__)
 _TOTAL_TURNS = TimingOptions(blocks=10)
 _RANGE_INPUTS = 64
+_DEVICE_TURNS = replace(TURNS, warm_up=WarmUp(cap_s=1.0), turn_s=20e-3)
+"""On a device: it raises its clock under load, and searches for kernels in its first runs."""
 
 
 class OrtLive:
@@ -66,6 +68,7 @@ class OrtLive:
         name: the backend's.
         device: who measures.
         provider: as given.
+        turns: how calibration times one policy.
 
     Raises:
         StoreError: if the store cannot be used.
@@ -78,6 +81,7 @@ class OrtLive:
     ) -> None:
         self.name = "ort" if provider == CPU else f"ort:{provider.name}"
         self.provider = provider
+        self.turns = TURNS if provider.is_cpu else _DEVICE_TURNS
         self._context = context
         self.device = detect(accelerator=accelerator)
         self._store: RecordStore = MemoryStore()
@@ -165,12 +169,12 @@ class OrtLive:
 
     def measure(self, network: Network) -> Measure:
         """Return what times policies of `network` as calibration does."""
-        return self._measure(network, TURNS)
+        return self._measure(network, self.turns)
 
     def profile(self, network: Network) -> Inspect:
         """Return what profiles policies of `network`; on a device in a process of its own."""
         profiles = not self.provider.is_cpu
-        return lambda policy: self._bench(network, TURNS, profiles=profiles).profile(policy)
+        return lambda policy: self._bench(network, self.turns, profiles=profiles).profile(policy)
 
     def _measure(self, network: Network, turns: TimingOptions) -> Measure:
         # It refers to this object, with which worker and store end, not to the bench alone.
@@ -187,7 +191,7 @@ class OrtLive:
         That is what the float network took when it was timed as a policy, so that all totals refer
         to one number.
         """
-        turns = TURNS if self._context.brief else _TOTAL_TURNS
+        turns = self.turns if self._context.brief else _TOTAL_TURNS
         measure, seed = self._measure(network, turns), self._context.seed
         floats = np.zeros_like(pattern)
         for each in (floats, pattern):

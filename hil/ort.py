@@ -9,6 +9,7 @@ import onnx
 
 from costmodels.errors import BackendError
 from hil.buffers import BoundRun
+from hil.cuda import load_libraries
 from hil.providers import CPU, Provider
 from quantization.errors import ModelError
 from quantization.network import Network
@@ -97,10 +98,12 @@ def load_session(model: bytes, options: Any, provider: Provider = CPU) -> Any:
     """
     import onnxruntime as ort
 
+    given: dict[str, Any] = {"providers": provider.session_providers}
     if not provider.is_cpu:
-        ort.preload_dlls()  # libraries of CUDA that were installed as packages
+        load_libraries()
+        given["enable_fallback"] = 0  # its own retry prints, and hides why the device refused
     try:
-        session = ort.InferenceSession(model, options, providers=provider.session_providers)
+        session = ort.InferenceSession(model, options, **given)
     except Exception as error:  # the runtime's errors share no base of their own
         raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
     if provider.executes not in session.get_providers():  # it falls back without an error

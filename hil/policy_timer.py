@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from hil.audit import AuditError, require_kernels
+from hil.cuda import LAUNCH_BLOCKING
 from hil.ort import Runner, recorded_options
 from hil.profile import Profile, profile_nodes
 from hil.providers import CPU, Provider
@@ -192,7 +193,7 @@ def profiling_timer(setup: Setup) -> PolicyTimer:
     until the device is done is that the operator's time. The driver reads the switch once, before
     the process first uses the device, and it would falsify timings.
     """
-    os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    os.environ[LAUNCH_BLOCKING] = "1"
     return PolicyTimer(setup)
 
 

@@ -173,9 +173,9 @@ def durations(raw: RawProfile, graph: onnx.GraphProto) -> list[float]:
     It is the mean over the quicker half of the runs: on a shared machine a single interruption
     lasts longer than all operators of a small network together. (Whole runs are left out, since
     times are whole microseconds: the quicker half of each operator's would favour the small ones.)
-    The names of events are not unique, but operators run one after the other, in the order of the
-    graph; an event holds the number that its operator has within the session. On a device they may
-    run in another order: then they are found by their names, if these are unique.
+    Operators are found by their names, since on a device they may run in another order than that of
+    the graph. Where names are not unique, operators run one after the other, in the graph's order;
+    an event holds the number that its operator has within the session.
 
     Args:
         raw: what the profiler wrote.
@@ -202,9 +202,9 @@ def durations(raw: RawProfile, graph: onnx.GraphProto) -> list[float]:
 
 def _order(ran: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]) -> list[int] | None:
     """Position among those that ran, (kind, name) each, of each operator of the graph."""
+    position = {each: i for i, each in enumerate(ran)}
+    if len(position) == len(ran) == len(wanted) and set(wanted) == set(position):
+        return [position[each] for each in wanted]
     if [kind for kind, _ in ran] == [kind for kind, _ in wanted]:
         return list(range(len(ran)))
-    position = {each: i for i, each in enumerate(ran)}
-    if len(position) < len(ran) or len(wanted) != len(ran) or set(wanted) != set(position):
-        return None
-    return [position[each] for each in wanted]
+    return None

@@ -4,13 +4,15 @@ A provider decides where data lie while a network is timed, which formats are de
 energy counters are read. Whatever creates a session takes one; the CPU is the default.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from costmodels.errors import BackendError
 from hil.counters import CPU_PARTS
-from hil.gpus import Gpu, installed_gpus
+from hil.cuda import cudnn_version, load_libraries, require_own_precision
+from hil.gpus import Gpu, device_zero, installed_gpus
 from hil.meters import Part
 from quantization.deployment import CPU_TARGET, CUDA_TARGET, Target
 from quantization.errors import did_you_mean
@@ -108,16 +110,23 @@ PROVIDERS = {each.name: each for each in (CPU, CUDA)}
 
 
 def find_provider(
-    argument: str, gpus: Callable[[], Sequence[Gpu]] = installed_gpus
+    argument: str,
+    gpus: Callable[[], Sequence[Gpu]] = installed_gpus,
+    *,
+    present: Callable[[], Sequence[str]] | None = None,
+    cudnn: Callable[[], str] = cudnn_version,
 ) -> tuple[Provider, str]:
     """Return what ``ort:ARGUMENT`` measures, and the device in words; "" and "cpu" are the CPU.
 
     Args:
         argument: what stands behind the colon.
         gpus: lists the GPUs of this machine; for tests.
+        present: lists the providers of the installed runtime; for tests.
+        cudnn: tells the version of cuDNN; for tests.
 
     Raises:
-        BackendError: if there is no such device, or measuring it is not built.
+        BackendError: if there is no such device, measuring it is not built, or something outside of
+            sessions leaves open what is measured.
     """
     if argument in ("", CPU.name):
         return CPU, ""
@@ -127,21 +136,19 @@ def find_provider(
             f"no device {argument!r} of ONNX Runtime{did_you_mean(argument, GPU_PROVIDERS)}; "
             f"write ort for the CPU, or {names}"
         )
-    _require_present(GPU_PROVIDERS[argument])
+    _require_present(GPU_PROVIDERS[argument], present)
     if argument not in PROVIDERS:
         _refuse_tensorrt()
-    provider, found = PROVIDERS[argument], gpus()
-    if len(found) <= provider.device_id:
-        raise BackendError(
-            f"no such device: nvidia-smi lists no GPU {provider.device_id}; ort measures the CPU"
-        )
-    return provider, str(found[provider.device_id])
+    require_own_precision()
+    gpu = device_zero(gpus(), os.environ)
+    return PROVIDERS[argument], f"{gpu}, cuDNN {cudnn()}"
 
 
-def _require_present(wanted: str) -> None:
+def _require_present(wanted: str, listed: Callable[[], Sequence[str]] | None) -> None:
     import onnxruntime as ort
 
-    present = ort.get_available_providers()
+    load_libraries()
+    present = (listed or ort.get_available_providers)()
     if wanted not in present:
         raise BackendError(
             f"no such device: ONNX Runtime {ort.__version__} here has no {wanted} (it has "

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hil.cuda import timing_environment
 from hil.oom import oom_kills
 from hil.records import Failure, FailureKind
 from hil.worker_process import ANSWER, MEMORY, NO_MEMORY, USER_ERROR, Reply, one_line
@@ -65,9 +66,9 @@ class Worker:
 
     It is started by the first call, kept alive between calls, and started again by the next call
     after a failure that ended it, or if it was killed between calls. It ends with this object's
-    context, and by itself if this process dies. It has the environment and the import path of this
-    process; what it writes to its standard output and error goes to a temporary file. One call at
-    a time.
+    context, and by itself if this process dies. It has the import path of this process and its
+    environment (`hil.cuda.timing_environment`); what it writes to its standard output and error
+    goes to a temporary file. One call at a time.
 
     Args:
         factory: ``package.module:callable``; called with `argument` in the worker, it makes the
@@ -201,6 +202,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=self._notes,
                 stderr=self._notes,
+                env=timing_environment(os.environ),
                 pass_fds=(theirs.fileno(), watched),
                 process_group=0,
             )

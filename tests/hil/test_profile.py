@@ -165,6 +165,8 @@ def test_operators_that_ran_in_another_order_are_found_by_their_names() -> None:
         events.append({**event, "name": f"{name}_kernel_time"})
     events.append({"cat": "Kernel", "name": "a kernel of the device", "dur": 3, "args": {}})
     assert _durations(events, ["Mul", "Add", "Mul"], ["a", "c", "b"]) == [6, 8, 4]
+    swapped = [event for event in events if event["name"] != "c_kernel_time"]
+    assert _durations(swapped, ["Mul", "Mul"], ["a", "b"]) == [6, 4]  # though the kinds agree
     with pytest.raises(ModelError, match="profiled other operators"):
         _durations(events, ["Mul", "Add", "Mul"], ["a", "c", "d"])
     with pytest.raises(ModelError, match="profiled other operators"):

@@ -1,6 +1,7 @@
 """Providers as values; devices that cannot be measured are refused in one clear line."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +10,20 @@ import pytest
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Device
+from costmodels.model import BackendContext
 from costmodels.registry import backend
 from costmodels.sketch import example_network
+from hil.calibration import TURNS
+from hil.cuda import cudnn_version, load_libraries
 from hil.gpus import Gpu
+from hil.live import OrtLive
 from hil.ort import load_session, one_feed, recorded_options, session_options
 from hil.policy_timer import Job, Setup, subject
 from hil.probe_timer import ProbeJob, ProbeSetup, limits_subject
 from hil.probe_timer import subject as probe_subject
-from hil.providers import CPU, CUDA, GPU_PROVIDERS, find_provider
+from hil.providers import CPU, CUDA, GPU_PROVIDERS, Provider, find_provider
 from quantization.bits import Format
+from quantization.errors import ModelError
 from quantization.policy import Policy
 from quantization.ranges import made_up_ranges
 
@@ -25,23 +31,41 @@ T4 = Gpu("NVIDIA T4", "7.5", 15360 * 2**20, "550.54.15")
 
 
 @pytest.mark.parametrize("name", GPU_PROVIDERS)
-def test_a_gpu_that_is_not_there_is_no_such_device(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+def test_a_gpu_that_is_not_there_is_no_such_device(name: str) -> None:
     with pytest.raises(BackendError, match=f"no such device: .* has no {GPU_PROVIDERS[name]} "):
-        backend(f"ort:{name}")
+        find_provider(name, present=lambda: ["CPUExecutionProvider"])
 
 
 def test_a_runtime_for_gpus_without_a_gpu_has_no_such_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*GPU_PROVIDERS.values()])
-    with pytest.raises(BackendError, match="no such device: nvidia-smi lists no GPU 0"):
-        find_provider("cuda", lambda: ())
-    assert find_provider("cuda", lambda: (T4,)) == (CUDA, str(T4))
+    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def found(argument: str, *gpus: Gpu) -> tuple[Provider, str]:
+        present, cudnn = [*GPU_PROVIDERS.values()].copy, lambda: "9.10.2"
+        return find_provider(argument, lambda: gpus, present=present, cudnn=cudnn)
+
+    with pytest.raises(BackendError, match="no such device: nvidia-smi lists 0 GPUs"):
+        found("cuda")
+    assert found("cuda", T4) == (CUDA, f"{T4}, cuDNN 9.10.2")
     with pytest.raises(BackendError, match=r"ort:tensorrt is not built yet: .* symmetric"):
-        find_provider("tensorrt", lambda: (T4,))
+        found("tensorrt", T4)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(BackendError, match=r"NVIDIA_TF32_OVERRIDE is set .*; unset it"):
+        found("cuda", T4)
+
+
+def test_cudnn_tells_its_version_or_is_missed_in_one_line() -> None:
+    class Cudnn:
+        cudnnGetVersion = staticmethod(lambda: 91002)  # noqa: N815 - as the library has it
+
+    def absent(name: str) -> object:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    assert cudnn_version(lambda _name: Cudnn) == "9.10.2"
+    with pytest.raises(BackendError, match=r"no such device: libcudnn.so.9 cannot be loaded"):
+        cudnn_version(absent)
 
 
 def test_an_unknown_device_names_those_that_are_known() -> None:
@@ -58,13 +82,55 @@ def test_the_cpu_is_the_default() -> None:
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
     """The runtime falls back with a line in its log, and every number would be the CPU's."""
-    absent = replace(CUDA, device="cpu")
+    chain = (("CoreMLExecutionProvider", CUDA.chain[0][1]), CUDA.chain[1])  # not on Linux
     model = example_network().model.SerializeToString()
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(BackendError, match="no such device: CUDAExecutionProvider cannot be used"),
+        pytest.raises(BackendError, match="no such device: CoreMLExecutionProvider cannot be used"),
     ):
-        load_session(model, session_options(1), absent)
+        load_session(model, session_options(1), replace(CUDA, chain=chain))
+
+
+def test_a_device_that_refuses_a_model_is_not_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    create = onnxruntime.InferenceSession._create_inference_session
+
+    def full(session: object, providers: list[object], *given: object) -> None:
+        if providers != ["CPUExecutionProvider"]:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        create(session, providers, *given)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", full)
+    model = example_network().model.SerializeToString()
+    with pytest.raises(ModelError, match="cannot load the model: CUDA failure 2: out of memory"):
+        load_session(model, session_options(1), CUDA)
+    assert capfd.readouterr().out == ""
+
+
+def test_what_libraries_of_cuda_are_missing_is_not_said_on_the_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def preload() -> None:
+        asked.append(1)
+        sys.stdout.write("cannot load libcudnn\n")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    load_libraries.cache_clear()
+    load_libraries()
+    load_libraries()
+    load_libraries.cache_clear()
+    said = capsys.readouterr()
+    assert (asked, said.out, said.err) == ([1], "", "cannot load libcudnn\n")
+
+
+def test_a_device_warms_up_before_each_policy_and_the_cpu_does_not() -> None:
+    turns = OrtLive(BackendContext(), CUDA, str(T4)).turns
+    assert turns.warm_up is not None
+    assert (turns.warm_up.cap_s, turns.turn_s) == (1.0, 20e-3)
+    assert OrtLive(BackendContext()).turns == TURNS
 
 
 def test_identities_on_the_cpu_are_those_of_stored_measurements() -> None:

@@ -273,6 +273,7 @@ def test_environment_import_path_and_folder_are_those_of_the_parent(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     answer = worker.call(("surroundings",))
@@ -280,6 +281,7 @@ def test_environment_import_path_and_folder_are_those_of_the_parent(
     path, environment, folder = answer
     assert (path, folder) == (sys.path, str(tmp_path))
     assert environment["OMP_NUM_THREADS"] == "3"
+    assert "CUDA_LAUNCH_BLOCKING" not in environment  # no timing waits for each launch
 
 
 def test_what_a_job_writes_stays_away_from_the_parents_output(
