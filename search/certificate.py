@@ -7,7 +7,7 @@ either 0 or none. So a price always belongs to a step, which is told with it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from costmodels.units import Metric, Unit
 from quantization.errors import BudgetError
 from quantization.policy import IndexArray
-from search.exact import Solution, Solver
+from search.exact import Solution, Solver, UnsolvedError
 from search.layer_costs import LayerCost, layer_costs
 from search.problem import Problem
 from search.searcher import Trial
@@ -129,11 +129,12 @@ class Certificate:
         proven: whether `optimum` is the least.
         status: what the solver says.
         loss: proxy loss of the policy that is judged.
-        prices: of each budget.
+        prices: of each budget whose price could be solved.
         layers: by metric, what each layer of that policy costs, the dearest first.
         totals: by metric, what that policy costs.
         units: of each metric.
         slope: how much score goes with proxy loss, if trials were given that tell.
+        unsolved: why a budget has no price, by metric.
     """
 
     optimum: float
@@ -146,6 +147,7 @@ class Certificate:
     totals: Mapping[Metric, float]
     units: Mapping[Metric, Unit]
     slope: Slope | None = None
+    unsolved: Mapping[Metric, str] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:
@@ -168,7 +170,7 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
-        budgets = {}
+        budgets: dict[str, Any] = {metric.value: None for metric in self.unsolved}
         for price in self.prices:
             score = self.score_of(price.bought)
             told = None if score is None else {"mid": score[0], "interval": list(score[1:])}
@@ -182,6 +184,7 @@ class Certificate:
             "gap": self.gap,
             "gap_at_most": self.gap_at_most,
             "budgets": budgets,
+            "unsolved": {metric.value: why for metric, why in self.unsolved.items()},
             "slope": None if self.slope is None else self.slope.to_dict(),
             "layers": {m.value: [c.to_dict() for c in costs] for m, costs in self.layers.items()},
             "totals": {m.value: total for m, total in self.totals.items()},
@@ -206,23 +209,30 @@ def certify(
         policy: (L,) what is judged; None judges the solution.
         trials: whose scores are accuracies, to tell what proxy loss is worth; () tells nothing.
         step: how far each budget is moved to either side, as a share of it.
-        seconds: of each of the three solves that a budget takes.
+        seconds: of each of the three solves that a budget takes; one that finds nothing in time
+            leaves the budget without a price.
 
     Raises:
-        BudgetError: if the step is not between 0 and 1, or a solve found nothing in time.
+        BudgetError: if the step is not between 0 and 1.
     """
     if not 0 < step < 1:
         raise BudgetError(f"a budget is moved by a share between 0 and 1, not {step}")
     judged = solution.index if policy is None else policy
     costs = {metric: float(cost[0]) for metric, cost in problem.costs(judged[None]).items()}
     solver = Solver(problem, seconds)
+    prices, unsolved = [], {}
+    for metric in problem.budgets:
+        try:
+            prices.append(_price(solver, solution, metric, step))
+        except UnsolvedError as error:
+            unsolved[metric] = str(error)
     return Certificate(
         solution.loss,
         max(0.0, solution.bound),  # losses are not negative, whatever a stopped solver can tell
         solution.proven,
         solution.status,
         float(problem.proxy_loss(judged[None])[0]),
-        tuple(_price(solver, solution, metric, step) for metric in problem.budgets),
+        tuple(prices),
         {
             metric: tuple(sorted(layer_costs(problem, judged, metric), key=lambda c: -c.cost))
             for metric in problem.tables
@@ -230,6 +240,7 @@ def certify(
         costs,
         {metric: table.unit for metric, table in problem.tables.items()},
         measured_slope(trials),
+        unsolved,
     )
 
 

@@ -33,7 +33,11 @@ class DisagreementError(QuantmeterError):
     """The MILP and the pricing give one policy different costs: a defect of Quantmeter."""
 
 
-class _NothingInTimeError(BudgetError):
+class UnsolvedError(BudgetError):
+    """No policy was found, though there may be one."""
+
+
+class _NothingInTimeError(UnsolvedError):
     """The time was over before any policy was found."""
 
 
@@ -117,7 +121,7 @@ class Solver:
             The policy; None if none is within the limits.
 
         Raises:
-            BudgetError: if none was found in time.
+            UnsolvedError: if none was found in time.
             DisagreementError: if program and pricing differ.
         """
         return self._solve(self._program.loss, limits)
@@ -134,6 +138,7 @@ class Solver:
             those budgets.
 
         Raises:
+            UnsolvedError: if none was found in time.
             UnsupportedChoiceError: if no policy is supported whatever it costs.
             DisagreementError: if program and pricing differ.
         """
@@ -207,7 +212,7 @@ class Solver:
             if all(costs[m][0] <= limit * (1 + _AGREEMENT) for m, limit in limits.items()):
                 return found
             cuts.append(self.problem.decide(index)[0])
-        raise BudgetError(
+        raise UnsolvedError(
             f"more than {_ROUNDS} policies lie within rounding of a budget; change it by 0.001 %"
         )
 

@@ -15,11 +15,8 @@ from quantization.errors import BudgetError
 from quantization.policy import IndexArray
 from search.dominance import hypervolume, non_dominated
 from search.exact import Solution, Solver
-from search.problem import Problem
+from search.problem import SLACK, Problem
 from search.searcher import Trial
-
-_SLACK = 1e-9
-"""Relative excess over a budget that is rounding, as in `search.problem`."""
 
 
 def pareto_front(trials: Sequence[Trial], metrics: Sequence[Metric]) -> tuple[Trial, ...]:
@@ -79,7 +76,7 @@ def best_within(trials: Sequence[Trial], budgets: Mapping[Metric, float]) -> Tri
         trial
         for trial in trials
         if np.isfinite(trial.score)
-        and all(trial.costs[m] <= b * (1 + _SLACK) for m, b in budgets.items())
+        and all(trial.costs[m] <= b * (1 + SLACK) for m, b in budgets.items())
     ]
     return min(met, key=lambda t: (-t.score, t.loss), default=None)
 
@@ -91,7 +88,8 @@ class FrontPoint:
     Args:
         budget: of the metric that is swept, in the unit of its table.
         solution: the policy of the least proxy loss within it, and its proof.
-        trial: the trial of the highest score within it; None if there is none, or no trials.
+        trial: the trial of the highest score within it and the budgets for other metrics; None if
+            there is none, or no trials.
     """
 
     budget: float
@@ -157,7 +155,7 @@ def proxy_front(
     assert floor is not None  # `optimum` meets the other budgets
     found: list[FrontPoint] = []
     for budget in _sweep(floor.costs[metric], top.costs[metric], count)[::-1]:
-        if found and found[-1].solution.costs[metric] <= budget * (1 + _SLACK):
+        if found and found[-1].solution.costs[metric] <= budget * (1 + SLACK):
             found[-1] = replace(found[-1], budget=budget)
             continue
         solution = solver.optimum_within({**others, metric: budget}) if found else top
@@ -167,6 +165,24 @@ def proxy_front(
     return tuple(p for p, kept in zip(found, non_dominated(values), strict=True) if kept)[::-1]
 
 
+def within_others(problem: Problem, trials: Sequence[Trial], metric: Metric) -> tuple[Trial, ...]:
+    """Return the trials within every budget of `problem` but that for one metric.
+
+    A search whose budgets are soft tries policies beyond them.
+
+    Args:
+        problem: of the run; its tables say what the trials cost.
+        trials: of the run.
+        metric: what is swept.
+    """
+    if not trials:
+        return ()
+    others = {m: b for m, b in problem.budgets.items() if m is not metric}
+    index = np.array([trial.index for trial in trials], np.uint8)
+    met = replace(problem, budgets=others).within(problem.costs(index))
+    return tuple(trial for trial, kept in zip(trials, met, strict=True) if kept)
+
+
 def with_trials(
     points: Sequence[FrontPoint], trials: Sequence[Trial], metric: Metric
 ) -> tuple[FrontPoint, ...]:
@@ -174,7 +190,7 @@ def with_trials(
 
     Args:
         points: of `proxy_front`.
-        trials: of a run with the same budgets for other metrics.
+        trials: of a run, within its budgets for other metrics (`within_others`).
         metric: what was swept.
     """
     return tuple(replace(p, trial=best_within(trials, {metric: p.budget})) for p in points)

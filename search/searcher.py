@@ -23,7 +23,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One feasible policy that was scored.
+    """One policy that was scored; feasible, unless the budgets of the search are soft.
 
     Args:
         index: (L,) the choice of each layer.

@@ -10,7 +10,7 @@ from costmodels.units import Metric
 from quantization.bits import FLOAT32, parse_choices
 from quantization.errors import BudgetError
 from search.certificate import certify, measured_slope
-from search.exact import solve
+from search.exact import Solver, UnsolvedError, solve
 from search.layer_costs import layer_costs
 from search.problem import Problem
 from search.sampling import random_policies
@@ -53,6 +53,27 @@ def test_the_price_of_a_budget_is_that_of_all_policies_at_the_moved_budget(netwo
         assert price.bought == pytest.approx(made.optimum - price.looser)
         assert price.given_up == pytest.approx(price.tighter - made.optimum)
         assert price.proven
+
+
+def test_a_price_that_is_not_found_in_time_leaves_the_rest(monkeypatch):
+    given = problem(residual(), 0, TWO)
+    solution = solve(given)
+    whole = certify(given, solution)
+    original = Solver.optimum_within
+
+    def slow(solver, limits):
+        if limits[SIZE] != given.budgets[SIZE]:
+            raise UnsolvedError("no policy was found within 60 s")
+        return original(solver, limits)
+
+    monkeypatch.setattr(Solver, "optimum_within", slow)
+    made = certify(given, solution)
+    assert made.prices == whole.prices[:1]
+    assert made.unsolved == {SIZE: "no policy was found within 60 s"}
+    told = json.loads(json.dumps(made.to_dict(), allow_nan=False))
+    assert told["budgets"]["size"] is None
+    assert told["budgets"]["latency"] == whole.to_dict()["budgets"]["latency"]
+    assert told["unsolved"] == {"size": "no policy was found within 60 s"}
 
 
 def test_a_budget_that_binds_has_a_price_and_one_that_does_not_has_none():

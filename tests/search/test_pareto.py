@@ -6,7 +6,14 @@ import pytest
 
 from costmodels.units import Metric
 from quantization.errors import BudgetError
-from search.pareto import best_within, front_volume, pareto_front, proxy_front, with_trials
+from search.pareto import (
+    best_within,
+    front_volume,
+    pareto_front,
+    proxy_front,
+    with_trials,
+    within_others,
+)
 from search.searcher import Trial
 from tests.search.networks import NETWORKS, chain, every_policy, problem
 
@@ -109,6 +116,19 @@ def test_each_budget_of_the_front_gets_the_best_trial_within_it():
         assert point.trial is not None
         assert point.trial.loss == pytest.approx(point.solution.loss)
     assert with_trials(points, trials[-1:], LATENCY)[0].trial is None
+
+
+def test_only_the_budget_that_is_swept_may_be_exceeded():
+    given = problem(chain(), 0, {LATENCY: 0.6, SIZE: 0.7})
+    index = every_policy(given)
+    costs = given.costs(index)
+    # What a trial says that it costs may be measured, in another unit; the tables decide.
+    trials = [Trial(row, 0.0, 0.0, {}, "all") for row in index]
+    kept = within_others(given, trials, LATENCY)
+    met = costs[SIZE] <= given.budgets[SIZE] * (1 + 1e-9)
+    assert 0 < met.sum() < len(index)
+    assert [t.index.tolist() for t in kept] == index[met].tolist()
+    assert within_others(given, (), LATENCY) == ()
 
 
 def test_a_point_names_its_layers_bits_and_trial():
