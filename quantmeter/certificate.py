@@ -16,6 +16,8 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     lines = [_optimum(certificate)]
     for price in certificate.prices:
         lines += _worth(certificate, price)
+    for metric, why in certificate.unsolved.items():
+        lines.append(f"{metric.value} budget: what it is worth could not be solved: {why}")
     if certificate.prices:
         lines.append(
             "(a budget's worth is the proxy loss of the integer program, solved again with the "

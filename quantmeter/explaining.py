@@ -10,8 +10,8 @@ from quantization.policy import Policy
 from quantmeter.preparing import Prepared
 from quantmeter.search_options import FrontRequest
 from search.certificate import Certificate, certify
-from search.exact import Solution
-from search.pareto import FrontPoint, front_volume, proxy_front, with_trials
+from search.exact import Solution, UnsolvedError
+from search.pareto import FrontPoint, front_volume, proxy_front, with_trials, within_others
 from search.patterns import Patterns, measure_patterns
 from search.searcher import SearchResult
 
@@ -56,12 +56,14 @@ class Explanation:
     Args:
         certificate: the proved optimum of the proxy loss, gap, worth of each budget, dear layers.
         patterns: which kinds of layers got which bits.
-        front: of several budgets, if one was asked for.
+        front: of several budgets, if one was asked for and could be solved.
+        unsolved: why a front that was asked for is missing; None if nothing is.
     """
 
     certificate: Certificate
     patterns: Patterns
     front: Front | None
+    unsolved: str | None = None
 
 
 def explain(
@@ -89,19 +91,25 @@ def explain(
     trials = result.trials if scores_are_accuracies else ()
     certificate = certify(problem, optimum, result.best, trials=trials)
     patterns = measure_patterns(problem.network, prepared.batch(result.best[None]))
-    found = None if front is None else _front(prepared, result, front, scores_are_accuracies)
-    return Explanation(certificate, patterns, found)
+    found, unsolved = None, None
+    if front is not None:
+        try:
+            found = _front(prepared, result, front, scores_are_accuracies)
+        except UnsolvedError as error:  # what the search found outlives that
+            unsolved = str(error)
+    return Explanation(certificate, patterns, found, unsolved)
 
 
 def _front(
     prepared: Prepared, result: SearchResult, asked: FrontRequest, scores_are_accuracies: bool
 ) -> Front:
     points = proxy_front(prepared.problem, asked.metric, asked.count)
-    points = with_trials(points, result.trials, asked.metric)
+    trials = within_others(prepared.problem, result.trials, asked.metric)
+    points = with_trials(points, trials, asked.metric)
     reference = prepared.costs.float_reference(prepared.bench.network, asked.metric)
     volume = None
     if reference is not None and reference > 0 and scores_are_accuracies:
-        volume = front_volume(result.trials, 0.0, {asked.metric: reference}) / reference
+        volume = front_volume(trials, 0.0, {asked.metric: reference}) / reference
     searched = prepared.problem.budgets.get(asked.metric, math.inf)
     policies = tuple(
         prepared.policy(p.trial.index if p.trial and p.budget <= searched else p.solution.index)

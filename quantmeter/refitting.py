@@ -1,5 +1,6 @@
 """A search that first scores some policies near the optimum of its proxy, and refits the proxy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ def refitted(
     optimum: Solution,
     evaluate: Evaluate,
     *,
+    exact: Callable[[Trial], bool] = lambda _trial: True,
     evaluations: int,
     seed: int,
     progress: Progress | None = None,
@@ -27,6 +29,7 @@ def refitted(
         prepared: what the search stands on.
         optimum: of its proxy loss.
         evaluate: accuracy of policies.
+        exact: whether the score of a trial is no estimate; to others nothing is fitted.
         evaluations: how many are scored.
         seed: of the changes.
         progress: told how far this is.
@@ -44,12 +47,17 @@ def refitted(
         progress=progress,
         record=record,
     )
-    index = np.array([trial.index for trial in first.trials], np.uint8)
-    scores = np.array([trial.score for trial in first.trials])
-    loss = refit(prepared.problem.loss, index.reshape(len(scores), -1), scores)
+    fitted = [trial for trial in first.trials if exact(trial)]
+    index = np.array([trial.index for trial in fitted], np.uint8)
+    scores = np.array([trial.score for trial in fitted])
+    shape = len(scores), len(optimum.index)
+    loss = refit(prepared.problem.loss, index.reshape(shape), scores)
     problem = replace(prepared.problem, loss=loss)
-    name = f"{prepared.proxy}, refitted to {len(scores)} policies"
-    return replace(prepared, problem=problem, proxy=name), first
+    name, count = prepared.proxy, 0
+    if loss is not prepared.problem.loss:  # else there was too little to fit
+        name, count = f"{name}, refitted to {len(scores)} policies", len(scores)
+    log = {**first.log, "refitted_to": float(count)}
+    return replace(prepared, problem=problem, proxy=name), replace(first, log=log)
 
 
 def joined(prepared: Prepared, first: SearchResult, later: SearchResult) -> SearchResult:
@@ -60,7 +68,8 @@ def joined(prepared: Prepared, first: SearchResult, later: SearchResult) -> Sear
     by_row = {t.index.tobytes(): t for t in trials}
     rows = dict.fromkeys(t.index.tobytes() for t in (*first.archive, *later.archive))
     archive = sorted((by_row[row] for row in rows if row in by_row), key=_rank)
-    return SearchResult(tuple(archive), trials, {**later.log, "refitted_to": float(len(again))})
+    log = {**later.log, "refitted_to": first.log["refitted_to"]}
+    return SearchResult(tuple(archive), trials, log)
 
 
 def _priced(prepared: Prepared, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:

@@ -78,11 +78,14 @@ class Unfinished:
         trials: in the order in which they were made.
         size: bytes of the file that they are.
         tables: what it searched with.
+        limits: the most that whole policies could cost in it, by metric, in SI units; None if that
+            was not written.
     """
 
     trials: Sequence[Kept]
     size: int
     tables: Mapping[Metric, CostTable]
+    limits: Mapping[Metric, float] | None
 
 
 class RunFolder:
@@ -135,7 +138,8 @@ class RunFolder:
         trials = self.path / TRIALS
         if not trials.exists() or not trials.stat().st_size:
             return None
-        held, request = self._read_request(), json.loads(json.dumps(request))  # as it is read back
+        held, limits = self._read_request()
+        request = json.loads(json.dumps(request))  # as it is read back
         if differing := sorted(k for k in {*held, *request} if held.get(k) != request.get(k)):
             raise QuantmeterError(
                 f"{self.path} holds an unfinished search that differs in {', '.join(differing)}: "
@@ -147,10 +151,15 @@ class RunFolder:
             for metric in Metric
             if (path := self._table(metric)).exists()
         }
-        return Unfinished(kept, size, tables)
+        return Unfinished(kept, size, tables, limits)
 
-    def begin(self, request: Mapping[str, Any], tables: Mapping[Metric, CostTable]) -> None:
-        """Remove what an earlier run left, and write what is asked and the tables."""
+    def begin(
+        self,
+        request: Mapping[str, Any],
+        tables: Mapping[Metric, CostTable],
+        limits: Mapping[Metric, float],
+    ) -> None:
+        """Remove what an earlier run left, and write what is asked, the tables and the limits."""
         for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
             (self.path / name).unlink(missing_ok=True)
         others = [
@@ -162,13 +171,20 @@ class RunFolder:
             path.unlink(missing_ok=True)
         for metric, table in tables.items():
             self._table(metric).write_text(table.to_json(), encoding="utf-8")
-        content = {"version": _VERSION, "request": dict(request)}
+        content = {
+            "version": _VERSION,
+            "request": dict(request),
+            "limits": {metric.value: limit for metric, limit in limits.items()},
+        }
         self._replace(REQUEST, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def finish(self, policies: Mapping[str, str], summary: Mapping[str, Any]) -> None:
-        """Write policy files by name and, last of all, the result: then the run is finished."""
+    def keep(self, policies: Mapping[str, str]) -> None:
+        """Write policy files by name."""
         for name, text in policies.items():
             self._replace(name, text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write, last of all, the result: then the run is finished."""
         self._replace(RESULT, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def _table(self, metric: Metric) -> Path:
@@ -183,13 +199,16 @@ class RunFolder:
             os.fsync(stream.fileno())
         half.replace(self.path / name)
 
-    def _read_request(self) -> dict[str, Any]:
+    def _read_request(self) -> tuple[dict[str, Any], dict[Metric, float] | None]:
         path = self.path / REQUEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             held = content["request"] if content["version"] == _VERSION else None
-        except (OSError, ValueError, KeyError, TypeError):
-            held = None
+            limits = content.get("limits")
+            if limits is not None:
+                limits = {Metric(name): float(limit) for name, limit in limits.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            held, limits = None, None
         if not isinstance(held, dict):
             raise QuantmeterError(f"{path} cannot be read; discard the run with --anew")
-        return held
+        return held, limits

@@ -84,7 +84,7 @@ def describe(
         index: (L,) the policy.
         optimum: of the proxy loss.
         log: figures of the method.
-        score: what the search found of it; its accuracy is not computed again.
+        score: what the search found of it; an accuracy on all images is not computed again.
     """
     problem = prepared.problem
     policy = prepared.policy(index)
@@ -93,7 +93,7 @@ def describe(
     if Metric.SIZE in priced:
         [size] = prepared.costs.total(prepared.bench.network, [policy], Metric.SIZE)
         priced[Metric.SIZE] = float(size)
-    known = None if score is None else score.accuracy
+    known = None if score is None or score.abandoned else score.accuracy
     return Found(
         name,
         policy,
@@ -164,6 +164,7 @@ def summarize(
         },
         "patterns": explanation.patterns.to_dict(),
         "front": None if explanation.front is None else explanation.front.to_dict(),
+        "unsolved": explanation.unsolved,
         "sensitivity": _sensitivities(prepared),
         "split": bench.split.to_dict(),
         "costs_from": costs_from(problem.tables),

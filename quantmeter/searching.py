@@ -64,14 +64,13 @@ __all__ = [
     "Prepared",
     "SearchReport",
     "describe",
-    "make_searcher",
     "prepare",
     "run_method",
     "search",
 ]
 
 
-def make_searcher(
+def _searcher(
     method: str,
     start: IndexArray | None = None,
     constraint: str = CONSTRAINTS[0],
@@ -113,6 +112,7 @@ def run_method(
     seed: int = 0,
     start: IndexArray | None = None,
     searcher: Searcher | None = None,
+    first: SearchResult | None = None,
     record: Callable[[Trial], None] | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> SearchResult:
@@ -125,14 +125,15 @@ def run_method(
         episodes: policies to try at most.
         seed: of every random choice.
         start: (L,) policy that iterative methods start from; None starts cold.
-        searcher: what `make_searcher` made of the method; None makes it with `start`.
+        searcher: the method itself, configured; None makes it with `start`.
+        first: what an earlier stage found; both are returned as one result.
         record: called with each trial when it is made.
         progress: called with the share done.
 
     Raises:
-        BudgetError: if the method found no policy within the budgets.
+        BudgetError: if neither the method nor the earlier stage found a policy within the budgets.
     """
-    result = (searcher or make_searcher(method, start)).search(
+    result = (searcher or _searcher(method, start)).search(
         prepared.problem,
         scorer or Scorer(prepared, "accuracy"),
         evaluations=episodes,
@@ -140,6 +141,8 @@ def run_method(
         progress=progress,
         record=record,
     )
+    if first is not None:
+        result = joined(prepared, first, result)
     if result.best is None:
         raise BudgetError(_nothing_found(method, result))
     return result
@@ -267,12 +270,23 @@ def search(
     Raises:
         QuantmeterError: what is wrong with the model, the data, a budget, a backend or the folder.
     """
-    make_searcher(method)  # says at once that there is no such method
+    methods.make_searcher(method)  # says at once that there is no such method
     check_start(warm, method)
     scoring, objective = scoring or Scoring(), objective or Objective()
     objective.check(method)
     if scoring.refit and (scoring.refit >= episodes or objective.weights):
         raise QuantmeterError("a refit needs --episodes beyond its own, and no --weight")
+    if scoring.race and objective.constraint in ("soft", "weighted"):
+        raise QuantmeterError(
+            "a race ranks by accuracy alone: leave out --race or --constraint "
+            f"{objective.constraint}"
+        )
+    for earlier in init_from:
+        if out is not None and Path(earlier).resolve() == Path(out).resolve():
+            raise QuantmeterError(
+                f"--init-from {earlier} is also the folder of this run, which would replace its "
+                "agent: give another --out"
+            )
     inherited = read_agents(init_from, method)
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
@@ -335,6 +349,8 @@ def search(
             left = folder.unfinished(request, bench.network.layer_names, choices)
         if ranges == "best":
             bench = bench.with_best_ranges(choices, progress)
+        if whole is not None and left is not None and left.limits is not None:
+            whole = replace(whole, limits=left.limits)  # a float model timed anew moves them
         priced = costs if left is None else costs.replaying(left.tables)
         prepared = prepare(
             bench,
@@ -352,7 +368,11 @@ def search(
         journal: Journal | None = None
         if folder is not None:
             if left is None:
-                folder.begin(request, priced.tables_with_float(bench.network, choices))
+                folder.begin(
+                    request,
+                    priced.tables_with_float(bench.network, choices),
+                    {} if whole is None else whole.limits,
+                )
             journal = held.enter_context(_journal(folder, left, prepared, scorer))
         record = None if journal is None else journal.record
         first: SearchResult | None = None
@@ -361,6 +381,7 @@ def search(
                 prepared,
                 optimum,
                 scorer,
+                exact=lambda trial: not scorer.of(trial.index).abandoned,
                 evaluations=scoring.refit,
                 seed=seed,
                 progress=progress,
@@ -373,45 +394,50 @@ def search(
             scorer=scorer,
             episodes=episodes - scoring.refit,
             seed=seed,
-            searcher=make_searcher(
+            searcher=_searcher(
                 method,
                 _start(prepared.problem, optimum, warm),
                 objective.constraint,
                 inherited,
                 None if folder is None else lambda agent: agent.write(Path(folder.path / AGENT)),
             ),
+            first=first,
             record=record,
             progress=progress,
         )
-        if first is not None:
-            result = joined(prepared, first, result)
         assert result.best is not None
         score = scorer.of(result.best)
         if score.value == -math.inf:  # zero-shot scores nothing by itself
             raise BudgetError(_above_as_a_whole(method))
         found = describe(prepared, method, result.best, optimum, result.log, score)
         found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
+        if folder is not None:  # what follows explains it, and may fail
+            folder.keep({POLICY: found.policy.to_json()})
         explanation = explain(
             prepared,
             optimum,
-            _with_measured_costs(result, scorer),
+            _run_to_the_end(result, scorer),
             scores_are_accuracies=scoring.reward == "accuracy" and not objective.weights,
             front=asked,
         )
         summary = summarize(prepared, requests, result, found, optimum, scoring, whole, explanation)
         if folder is not None:
-            policies = {POLICY: found.policy.to_json()}
             if explanation.front is not None:
-                policies |= front_files(explanation.front)
-            folder.finish(policies, summary)
+                folder.keep(front_files(explanation.front))
+            folder.finish(summary)
     return SearchReport(found.policy, found, result, optimum, explanation, summary, len(known))
 
 
-def _with_measured_costs(result: SearchResult, scorer: Scorer) -> SearchResult:
-    """The result with what each trial costs as a whole, where that was looked at."""
+def _run_to_the_end(result: SearchResult, scorer: Scorer) -> SearchResult:
+    """The result without trials whose score is an estimate.
+
+    Each has what it costs as a whole, where that was looked at.
+    """
+    scored = [(trial, scorer.of(trial.index)) for trial in result.trials]
     trials = tuple(
-        replace(trial, costs={**trial.costs, **scorer.of(trial.index).measured})
-        for trial in result.trials
+        replace(trial, costs={**trial.costs, **score.measured})
+        for trial, score in scored
+        if not score.abandoned
     )
     return replace(result, trials=trials)
 

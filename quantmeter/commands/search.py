@@ -269,16 +269,27 @@ def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
     if front is not None:
         out.print(front_table(front.points, front.metric, front.unit))
         written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
+    if report.explanation.unsolved is not None:
+        out.print(f"no front: {report.explanation.unsolved}", soft_wrap=True, markup=False)
     if arguments.task is not None:
         written += ", model.onnx"
     out.print(f"written: {arguments.out}/{written}")
     if arguments.no_export or arguments.task is not None:
         return
-    # With the same seed: another split would test on images that the search saw.
-    given = ["--data", arguments.data, "--seed", str(arguments.seed)]
-    words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json", *given]
-    command = shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
-    out.print(f"measure it: {command}", soft_wrap=True, markup=False)
+    out.print(f"measure it: {_bench_command(arguments)}", soft_wrap=True, markup=False)
+
+
+def _bench_command(arguments: argparse.Namespace) -> str:
+    """The command that measures what was found, where its costs were measured.
+
+    With the same seed: another split would test on images that the search saw.
+    """
+    words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json"]
+    words += ["--data", arguments.data, "--seed", str(arguments.seed)]
+    backends = [*arguments.cost, arguments.totals or ""]
+    if any(text.rpartition("=")[2].strip() == "ort:cuda" for text in backends):
+        words += ["--device", "cuda"]
+    return shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
 
 
 def _costs(report: "SearchReport") -> Iterator[str]:

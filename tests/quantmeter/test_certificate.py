@@ -82,6 +82,12 @@ def test_a_step_less_that_cannot_be_met_is_told(made):
     assert certificate_lines(replace(made, prices=prices))[2].endswith("less cannot be met")
 
 
+def test_a_price_that_could_not_be_solved_is_told(made):
+    lines = certificate_lines(replace(made, unsolved={Metric.ENERGY: "no policy was found"}))
+    [told] = [line for line in lines if line.startswith("energy budget")]
+    assert told.endswith("could not be solved: no policy was found")
+
+
 def test_the_dearest_layers_are_listed_with_their_shares(made):
     lines = printed(dearest_table(made, 2))
     for metric in (LATENCY, SIZE):

@@ -11,7 +11,7 @@ from costmodels.units import Metric
 from quantization.bits import parse_choices
 from quantization.errors import BudgetError, PolicyError, QuantmeterError
 from quantmeter.data import Data
-from quantmeter.search_options import CONSTRAINTS, Objective
+from quantmeter.search_options import CONSTRAINTS, Objective, Scoring
 from quantmeter.searching import SearchReport, search
 
 NETWORK = example_network()
@@ -75,6 +75,35 @@ def test_an_agent_is_kept_and_continued(data: Data, tmp_path: Path) -> None:
     assert not (tmp_path / "first/agent.npz").exists(), "of an earlier run"
 
 
+def test_an_agent_is_not_replaced_by_the_run_that_continues_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, out=tmp_path / "run")
+    kept = (tmp_path / "run/agent.npz").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QuantmeterError, match="--init-from run is also the folder of this run"):
+        run(data, init_from=["run"], out=tmp_path / "run")
+    assert (tmp_path / "run/agent.npz").read_bytes() == kept
+
+
+def test_a_front_under_soft_budgets_keeps_the_other_budgets(data: Data) -> None:
+    report = run(
+        data,
+        budgets=["latency=0.5x", "size=0.9x"],
+        objective=Objective("soft"),
+        warm="greedy",
+        front="latency=6",
+        episodes=40,
+    )
+    limit = report.summary["budgets"]["size"]["limit"] * (1 + 1e-9)
+    assert any(trial.costs[Metric.SIZE] > limit for trial in report.result.trials)
+    front = report.explanation.front
+    assert front is not None
+    tried = [point.trial for point in front.points if point.trial is not None]
+    assert tried
+    assert all(trial.costs[Metric.SIZE] <= limit for trial in tried)
+
+
 def test_contradictions_are_one_clear_line(data: Data, tmp_path: Path) -> None:
     for options, message in (
         ({"constraint": "sofd"}, "no constraint 'sofd'.*'soft'"),
@@ -95,6 +124,9 @@ def test_contradictions_are_one_clear_line(data: Data, tmp_path: Path) -> None:
         run(data, method="random", init_from=[tmp_path])
     with pytest.raises(PolicyError, match="there is no saved agent"):
         run(data, init_from=[tmp_path])
+    for constraint, weights in (("soft", ()), ("weighted", ("latency=1",))):
+        with pytest.raises(QuantmeterError, match=f"leave out --race or .* {constraint}"):
+            run(data, objective=Objective(constraint, weights), scoring=Scoring(race=2))
     size = Objective("weighted", ("size=1",))
     with pytest.raises(BudgetError, match="a weight of size needs a size budget"):
         run(data, objective=size)

@@ -6,17 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from costmodels.registry import backend
 from costmodels.sketch import example_network
+from costmodels.table import FloatArray
 from costmodels.units import Metric
 from quantization.bits import parse_choices
 from quantization.errors import QuantmeterError
 from quantization.policy import Policy
+from quantmeter.cli import build_parser
 from quantmeter.commands import search as command
+from quantmeter.costs import Costs
 from quantmeter.data import Data
+from quantmeter.explaining import Explanation, explain
+from quantmeter.preparing import prepare
+from quantmeter.runs import describe
+from quantmeter.scoring import Score
 from quantmeter.search_options import STARTS, Scoring, check_start, parse_front
 from quantmeter.searching import SearchReport, search
+from quantmeter.workbench import open_workbench
+from search.exact import UnsolvedError, solve
 from search.methods import METHODS
 from search.racing import RacingOracle
+from search.searcher import SearchResult
 from search.sensitivity import SENSITIVITIES
 
 NETWORK = example_network()
@@ -97,6 +108,92 @@ def test_a_race_finds_as_good_a_policy_on_fewer_images(
     assert len(abandoned) == made[0].abandoned > 0
     assert made[0].images_run < 40 * made[0].count
     assert all(line["score"] < report.found.search_accuracy for line in abandoned)
+
+
+def test_estimates_of_abandoned_policies_are_told_to_no_fit(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[float] = []
+    explained: list[float] = []
+
+    def keep_fitted(loss: FloatArray, _index: object, scores: FloatArray) -> FloatArray:
+        fitted.extend(scores.tolist())
+        return loss
+
+    def keep_explained(*given: object, **named: object) -> Explanation:
+        assert isinstance(given[2], SearchResult)
+        explained.extend(trial.score for trial in given[2].trials)
+        return explain(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("quantmeter.refitting.refit", keep_fitted)
+    monkeypatch.setattr("quantmeter.searching.explain", keep_explained)
+    report = run(data, episodes=60, scoring=Scoring(race=1, refit=40), out=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert any(line.get("abandoned") for line in lines[:40])
+    assert any(line.get("abandoned") for line in lines[40:])
+    assert fitted == [line["score"] for line in lines[:40] if not line.get("abandoned")]
+    assert explained == [line["score"] for line in lines if not line.get("abandoned")]
+    assert report.summary["proxy"] == "kl", "nothing was fitted"
+    assert report.result.log["refitted_to"] == 0
+
+
+def test_the_accuracy_of_an_abandoned_policy_is_found_out(data: Data) -> None:
+    costs = Costs({Metric.LATENCY: backend("analytical:haq")})
+    choices = parse_choices("w2a8,w32a32")
+    prepared = prepare(open_workbench(NETWORK, data), costs, (), choices)
+    optimum = solve(prepared.problem)
+    given = prepared, "one", optimum.index, optimum
+    estimate = Score(0.25, 0.25, abandoned=True)
+    exact = prepared.oracle.score(prepared.policy(optimum.index))
+    assert exact != 0.25
+    assert describe(*given, score=estimate).search_accuracy == exact
+    assert describe(*given, score=Score(0.25, 0.25)).search_accuracy == 0.25
+
+
+def test_a_front_that_cannot_be_solved_in_time_does_not_lose_the_search(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object) -> None:
+        raise UnsolvedError("no policy was found within 60 s")
+
+    monkeypatch.setattr("quantmeter.explaining.proxy_front", late)
+    report = run(data, front="latency=4", out=tmp_path)
+    assert report.explanation.front is None
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert (told["front"], told["unsolved"]) == (None, "no policy was found within 60 s")
+
+
+def test_the_policy_is_written_before_it_is_explained(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quantmeter.searching.explain", fail)
+        with pytest.raises(MemoryError):
+            run(data, out=tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    written = Policy.read(tmp_path / "policy.json")
+    report = run(data, out=tmp_path)
+    assert report.read_back == 15
+    assert report.policy == written
+
+
+@pytest.mark.parametrize(
+    ("words", "cuda"),
+    [
+        ("--cost ort:cuda", True),
+        ("--cost latency=ort:cuda", True),
+        ("--cost analytical:haq --totals ort:cuda", True),
+        ("--cost ort", False),
+    ],
+)
+def test_the_command_that_measures_names_the_device(words: str, cuda: bool) -> None:
+    line = f"search M.onnx --data D.npz --seed 3 {words}"
+    told = command._bench_command(build_parser().parse_args(line.split()))
+    assert told.startswith("quantmeter bench M.onnx runs/search/policy.json --data D.npz --seed 3 ")
+    assert ("--device cuda" in told) == cuda
 
 
 def test_an_ended_race_goes_on_to_the_same_end(

@@ -100,6 +100,46 @@ def test_a_search_that_is_left_with_nothing_says_so(data: Data, dear: Path) -> N
         )
 
 
+def test_what_the_refit_found_is_kept_where_the_method_finds_nothing(
+    data: Data, dear: Path
+) -> None:
+    given = {"method": "greedy", "budgets": ["latency=0.45x"], "episodes": 31}
+    report = run(data, scoring=Scoring(totals=f"table:{dear}", refit=30), **given)
+    best = report.summary["best"]
+    assert best["measured"]["latency"] <= report.summary["totals"]["limits"]["latency"]
+    assert report.result.trials[-1].rejected, "what greedy found"
+
+
+def test_a_search_that_goes_on_keeps_its_limits_though_float_is_timed_anew(
+    data: Data, dear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"scoring": Scoring(totals=f"table:{dear}")}
+    run(data, out=tmp_path / "whole", **options)
+    left, original = 9, Totals.costs
+
+    def costs(totals: Totals, *given: object) -> dict[Metric, float] | None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(totals, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "costs", costs)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, out=tmp_path / "ended", **options)
+
+    def faster(*given: object) -> Totals:
+        made = open_totals(*given)  # type: ignore[arg-type]
+        return replace(made, limits={m: 0.8 * limit for m, limit in made.limits.items()})
+
+    monkeypatch.setattr("quantmeter.searching.open_totals", faster)
+    assert run(data, out=tmp_path / "ended", **options).read_back == 9
+    for name in ("request.json", "trials.jsonl", "result.json"):
+        ended, whole = ((tmp_path / which / name).read_bytes() for which in ("ended", "whole"))
+        assert ended == whole, name
+
+
 def test_absolute_budgets_hold_for_totals_in_the_same_unit(data: Data, dear: Path) -> None:
     requests = parse_budgets(["latency=1ms"])
     spec = f"table:{dear}"
