@@ -1,7 +1,9 @@
 """What was computed once is not computed again: a file of JSON lines, one for each result."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,17 @@ class Memory:
                 with self._path.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps([key, self._known[key]]) + "\n")
         return self._known[key]
+
+
+@cache
+def code_digest(*places: Path) -> str:
+    """Return a digest of Python files, and of all in folders and below, as they were first read.
+
+    It belongs in the key of what they compute: results of other code are not taken for theirs.
+    """
+    content = hashlib.sha256()
+    for place in places:
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            content.update(str(path.relative_to(place.parent)).encode())
+            content.update(hashlib.sha256(path.read_bytes()).digest())
+    return content.hexdigest()[:12]

@@ -107,7 +107,7 @@ class Task:
     bench: Workbench
     folder: Path | None = None
     seconds: float = 60.0
-    _costs: dict[Objective, Costs] = field(default_factory=dict)
+    _costs: dict[tuple[Objective, bool], Costs] = field(default_factory=dict)
 
     @cached_property
     def oracles(self) -> dict[str, PostTrainingOracle]:
@@ -131,18 +131,18 @@ class Task:
             content.update(b"" if labels is None else labels.tobytes())
         return content.hexdigest()[:16]
 
-    def costs(self, objective: Objective) -> Costs:
-        """Return what prices `objective`."""
-        if objective not in self._costs:
+    def costs(self, objective: Objective, *, at_length: bool = False) -> Costs:
+        """Return what prices `objective`; at length, every timing is made anew and none briefly."""
+        if (objective, at_length) not in self._costs:
             context = BackendContext(
                 seconds=self.seconds,
                 inputs=self.bench.range_inputs,
-                store=None if self.folder is None else self.folder / "measured.sqlite",
-                brief=objective.whole,
+                store=None if self.folder is None or at_length else self.folder / "measured.sqlite",
+                brief=objective.whole and not at_length,
             )
             made = parse_costs([objective.cost], context, exported=objective.exported)
-            self._costs[objective] = made
-        return self._costs[objective]
+            self._costs[objective, at_length] = made
+        return self._costs[objective, at_length]
 
     def problem(self, objective: Objective) -> Problem:
         """Return the problem without a budget; its proxy is the cross-entropy sensitivity."""
@@ -176,10 +176,10 @@ class Task:
         oracle = self.oracles["test"]
         return oracle.right(self.batch(problem, row[None])[0], np.arange(oracle.count))
 
-    def measured(self, objective: Objective, policy: Policy) -> float:
+    def measured(self, objective: Objective, policy: Policy, *, at_length: bool = False) -> float:
         """Return what a policy costs, measured as a whole; infinite where that fails."""
         network = self.bench.network
-        model = self.costs(objective).model(objective.metric)
+        model = self.costs(objective, at_length=at_length).model(objective.metric)
         try:
             return float(
                 model.total(network, PolicyBatch.of(network, [policy]), objective.metric)[0]
