@@ -33,8 +33,7 @@ from scipy.stats import spearmanr
 # Run as a script, Python puts benchmarks/ on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fashion.data import load_fashion
-from benchmarks.fashion.networks import model_path
+from benchmarks.fashion.tasks import fashion_bench
 from costmodels.table import BoolArray, FloatArray
 from quantization.best_ranges import best_ranges
 from quantization.bits import BitWidths, parse_choices
@@ -44,10 +43,10 @@ from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantization.quantizer import Float32Array
 from quantization.range_choices import chosen_ranges
 from quantization.ranges import RANGE_METHODS, collect_ranges
-from quantization.reading import read_network
 from quantization.simulation import Simulation
-from quantmeter.data import Data, split_data
+from quantmeter.data import Data
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
+from quantmeter.workbench import open_workbench
 from search.oracle import Labels, Positions, PostTrainingOracle, policy_key
 from search.racing import RacingOracle
 from search.refit import refit
@@ -76,13 +75,15 @@ def load(name: str) -> Task:
     """Return the task called `name`."""
     if name == "digits":
         task = load_digits_task()
-        images, labels = task.unseen_images, task.unseen_labels
-        split = split_data(Data(images, labels), 0)
-        parts = [(images[w], labels[w]) for w in (split.ranges, split.search, split.test)]
-        return Task(read_network(SHIPPED_MODEL), *parts)
-    fashion = load_fashion()
-    ranges = fashion.train[0][:512], fashion.train[1][:512]
-    return Task(read_network(model_path(name)), ranges, fashion.search, fashion.held_out)
+        bench = open_workbench(SHIPPED_MODEL, Data(task.unseen_images, task.unseen_labels))
+    else:
+        bench = fashion_bench(name)
+    parts = []
+    for part in ("ranges", "search", "test"):
+        images, labels = bench.part(part)
+        assert labels is not None
+        parts.append((images, labels))
+    return Task(bench.network, *parts)
 
 
 @dataclass(frozen=True, eq=False)

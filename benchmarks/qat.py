@@ -23,7 +23,7 @@ import torch
 # Run as a script, Python puts benchmarks/ on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fashion import tasks
+from benchmarks.fashion.tasks import fashion_task
 from costmodels.size import ExportedSize
 from costmodels.units import Metric
 from hil.device import detect
@@ -63,7 +63,7 @@ class Subject:
 
 def fashion(name: str) -> Subject:
     """Return one of the Fashion-MNIST tasks."""
-    task = {"mobilenet": tasks.mobilenet, "resnet": tasks.resnet}[name]()
+    task = fashion_task(name)
     example = torch.from_numpy(task.train.images[:1])
     network = read_network(export_module(task.module, example))
     return Subject(network, task.train, task.search, task.test, task.augment)

@@ -95,9 +95,9 @@ def compete(
             above = ", all above the budget as a whole" if contest.whole_limit is not None else ""
             print(f"  {method}: nothing found{above}")
             continue
-        of, index, scored, scores = (list(column) for column in zip(*found, strict=True))
-        right = np.array([contest.right(row) for row in index])
-        rows[method] = Row(of, np.array(index), scored, scores, right)
+        of, policies, scored, scores = (list(column) for column in zip(*found, strict=True))
+        right = np.array([contest.right(policy) for policy in policies])
+        rows[method] = Row(of, np.array(policies), scored, scores, right)
     return rows
 
 

@@ -12,11 +12,14 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks.fashion import data
+from benchmarks import proxies, qat
+from benchmarks.contest.tasks import fashion
+from benchmarks.fashion import data, tasks
 from benchmarks.fashion.data import FashionImages, fashion_folder, flip_and_shift, load_fashion
 from benchmarks.fashion.networks import NETWORKS, example, load_network, model_path
 from benchmarks.train_fashion import accuracy
 from quantization.errors import DataError
+from quantization.quantizer import Float32Array
 from quantization.reading import read_network
 from quantization.torch_export import export_module
 
@@ -71,6 +74,33 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is damaged"):
         load_fashion(tmp_path)
+
+
+def test_every_benchmark_takes_the_same_images_for_ranges_search_and_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "resnet"
+    draw = np.random.default_rng(0)
+
+    def made_up(count: int) -> tuple[Float32Array, np.ndarray]:
+        return draw.random((count, 1, 28, 28), np.float32), draw.integers(0, 10, count)
+
+    images = FashionImages(made_up(2000), made_up(12), made_up(13), made_up(14))
+    monkeypatch.setattr(tasks, "load_fashion", lambda: images)
+    subject, contest, compared = qat.fashion(name), fashion(name).bench, proxies.load(name)
+    ranges = subject.train.drawn(512, 0)  # as `qat.run` draws them at its default seed
+    for part, expected in (
+        ("ranges", (ranges.images, ranges.labels)),
+        ("search", images.search),
+        ("test", images.test),
+    ):
+        other = getattr(compared, "held_out" if part == "test" else part)
+        for found in (contest.part(part), other):
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(subject.test.images, images.test[0])
+    digests = [n.weights_digest for n in (subject.network, contest.network, compared.network)]
+    assert len(set(digests)) == 1
 
 
 def test_flips_and_shifts_move_a_pixel_by_two_at_most_and_mirror_half() -> None:

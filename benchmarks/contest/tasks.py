@@ -1,7 +1,6 @@
 """The tasks on which search methods compete: a network, its images, and objectives."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,16 +16,13 @@ from quantization.bits import BitWidths, parse_choices
 from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantization.reading import read_network
 from quantmeter.costs import Costs, parse_costs
-from quantmeter.data import Data, Split
+from quantmeter.data import Data
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 from quantmeter.workbench import Workbench, open_workbench
 from search.oracle import PostTrainingOracle
 from search.problem import Problem
 from search.sensitivity import Setting, as_loss, measure
 from search.uniform import uniform_policy
-
-RANGE_IMAGES = 512
-"""Training images that ranges and corrections come from."""
 
 
 @dataclass(frozen=True)
@@ -200,26 +196,14 @@ def digits(folder: Path | None = None, images: int | None = None) -> Task:
 
 
 def fashion(name: str, folder: Path | None = None) -> Task:
-    """Return Fashion-MNIST with one of its networks.
-
-    Ranges come from training images; the unseen images are the 10,000 of the publication's test.
+    """Return Fashion-MNIST with one of its networks; see `benchmarks.fashion.tasks`.
 
     Raises:
         DataError: if the images are not installed.
-        ModelError: if the network was not trained yet.
     """
-    from benchmarks.fashion.data import load_fashion
-    from benchmarks.fashion.networks import model_path
+    from benchmarks.fashion.tasks import fashion_bench
 
-    images = load_fashion()
-    drawn = np.random.default_rng(0).choice(len(images.train[0]), RANGE_IMAGES, replace=False)
-    ranges = tuple(part[np.sort(drawn)] for part in images.train)
-    parts = [ranges, images.search, images.test]
-    ends = np.cumsum([0, *(len(part[0]) for part in parts)])
-    positions = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
-    data = Data(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
-    bench = Workbench(read_network(model_path(name)), data, Split(*positions, seed=0), seed=0)
-    return Task(f"fashion-{name}", bench, folder)
+    return Task(f"fashion-{name}", fashion_bench(name), folder)
 
 
 TASKS: Mapping[str, Callable[[Path | None], Task]] = {
