@@ -17,7 +17,8 @@ def imitate(
     """Train the agent to take the choices of `start`, (L,), with some probability.
 
     Returns:
-        The mean probability of its choices at the end.
+        The mean probability of its choices at the end, over the steps at which there is a choice;
+        1 if there is no such step.
 
     Raises:
         PolicyError: if `start` breaks a tie or uses a masked choice.
@@ -32,13 +33,16 @@ def imitate(
     states = torch.from_numpy(environment.replay(actions).features)
     wanted = torch.from_numpy(actions.T.astype(np.int64))[:, :, None]
     penalty = mask_penalty(environment.mask)[:, None]
+    is_open = torch.from_numpy(environment.mask.sum(1) > 1)
+    if not is_open.any():
+        return 1.0
     optimizer = torch.optim.Adam(agent.parameters(), lr=_LEARNING_RATE)
     for _ in range(c.imitation_steps):
-        log_p = agent(states, penalty).gather(2, wanted)
+        log_p = agent(states, penalty).gather(2, wanted)[is_open]
         if float(log_p.detach().exp().mean()) >= c.imitation_probability:
             break
         optimizer.zero_grad()
         torch.autograd.backward(-log_p.mean())
         optimizer.step()
     with torch.no_grad():
-        return float(agent(states, penalty).gather(2, wanted).exp().mean())
+        return float(agent(states, penalty).gather(2, wanted)[is_open].exp().mean())

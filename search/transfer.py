@@ -28,6 +28,7 @@ from search.reinforce_config import ReinforceConfig
 
 FORMAT = 1
 _EVENER = 1.25
+_MOST_DIVISIONS = 64
 _LEARNING_RATE = 3e-3
 _META = "meta"
 
@@ -136,17 +137,24 @@ def inherit(
 def _even(
     agent: Agent, environment: AnyEnvironment, c: ReinforceConfig, generator: torch.Generator
 ) -> Trajectories:
-    """Divide the agent's logits until its likeliest choices are not too likely."""
+    """Divide the agent's logits until its likeliest choices are not too likely.
+
+    Steps with one choice are left out: nothing makes that choice less likely.
+    """
     batch = sample(agent, environment, c.rollouts, generator)
-    open_to = torch.from_numpy(environment.mask.sum(1) > 1)
+    # of each rollout: under a mask earlier choices may leave but one
+    is_open = ((batch.penalty == 0).sum(2) > 1).expand(batch.choices.shape)
+    if not is_open.any():
+        return batch
     with torch.no_grad():
-        while True:
+        for _ in range(_MOST_DIVISIONS):
             log_p: Tensor = agent(batch.states, batch.penalty)
-            likeliest = log_p.max(2).values.exp()[open_to]
-            if not len(likeliest) or float(likeliest.mean()) <= c.imitation_probability:
-                return batch
+            likeliest = log_p.max(2).values.exp()[is_open]
+            if float(likeliest.mean()) <= c.imitation_probability:
+                break
             for weight in agent.head.parameters():
                 weight.div_(_EVENER)
+    return batch
 
 
 def _named(agent: Agent) -> Sequence[tuple[str, Tensor]]:

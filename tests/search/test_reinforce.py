@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from costmodels.table import Cells
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES
 from quantization.errors import BudgetError, PolicyError
@@ -115,6 +118,21 @@ def test_a_warm_start_is_scored_and_imitated():
     assert result.trials[0].origin == "reinforce start"
     np.testing.assert_array_equal(result.best, start)
     assert 0.8 <= result.log["imitated_probability"] < 0.95
+
+
+def test_steps_without_a_choice_do_not_count_as_imitated():
+    """Two of five decisions are forced: the probability is that of the three others."""
+    made = problem(residual(), 1, TWO)
+    table = made.tables[Metric.LATENCY]
+    unary = table.unary.value.copy()
+    unary[:2, 1:] = np.inf
+    forced = replace(table, unary=Cells.of(unary, table.unary.provenance))
+    made = replace(made, tables={**made.tables, Metric.LATENCY: forced})
+    environment = Environment(made)
+    agent = seeded_agent(environment, 8, 0)
+    untrained = ReinforceConfig(imitation_steps=0)
+    found = imitate(agent, environment, made.lowest_loss[0], untrained)
+    assert found == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_a_start_with_masked_bits_is_refused():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from costmodels.units import Metric
 from quantization.errors import PolicyError
 from search.agent import sample, seeded_agent
 from search.environment import Environment
+from search.exact import Solver
 from search.reinforce import Reinforce, ReinforceConfig
 from search.transfer import SavedAgent, inherit
 from tests.search.networks import RICH_CHOICES, chain, deep, problem, residual
@@ -34,12 +37,56 @@ def test_a_saved_agent_is_read_as_it_was(tmp_path):
 
 
 def test_an_agent_continues_on_another_network_with_other_budgets():
-    saved = trained(problem(residual(), 0, TWO))
+    """It needs fewer evaluations than a cold one to what every cold one finds in 40.
+
+    With a mask, so that the agent and not the repair keeps the budget.
+    """
+    config = replace(CONFIG, constraint="mask")
+    saved = trained(problem(residual(), 0, TWO), evaluations=60, config=config)
     other = problem(deep(), 1, ONE)
-    result = Reinforce(CONFIG, inherited=(saved,)).search(
-        other, lambda i: -other.proxy_loss(i), evaluations=30, seed=0
-    )
-    assert result.evaluations == 30
+
+    def scores(evaluations, seed, *inherited):
+        searcher = Reinforce(config, inherited=inherited)
+        result = searcher.search(
+            other, lambda i: -other.proxy_loss(i), evaluations=evaluations, seed=seed
+        )
+        return np.array([trial.score for trial in result.trials])
+
+    cold = [scores(60, seed) for seed in range(2)]
+    level = min(found.max() for found in cold)
+    needed = [1 + int((found >= level).argmax()) for found in cold]
+    for seed in range(2):
+        assert (scores(min(needed) - 1, seed, saved) >= level).any()
+
+
+def evened(above):
+    """Let a settled agent continue at a budget just above the least; return it and a batch."""
+    made = problem(deep(), 1, ONE)
+    least = Solver(made).minimum(Metric.LATENCY)
+    tight = replace(made, budgets={Metric.LATENCY: above * least.costs[Metric.LATENCY]})
+    environment = Environment(tight, "mask")
+    settled = seeded_agent(environment, 12, 0)
+    with torch.no_grad():
+        settled.head.weight.mul_(2000)
+    saved = SavedAgent.of(settled, tight.choices)
+    after = inherit([saved], environment, CONFIG, torch.Generator().manual_seed(0))
+    return settled, after, sample(after, environment, 50, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("above", [1.01, 1.02])
+def test_choices_that_a_tight_budget_forces_do_not_make_the_others_more_even(above):
+    _, after, batch = evened(above)
+    with torch.no_grad():
+        likeliest = after(batch.states, batch.penalty).max(2).values.exp()
+    is_open = (batch.penalty == 0).sum(2) > 1
+    assert 0 < float(is_open.float().mean()) < 0.5
+    assert 0.65 < float(likeliest[is_open].mean()) < 0.85
+
+
+def test_an_agent_whose_every_choice_is_forced_is_left_as_it_is():
+    before, after, batch = evened(1.001)
+    assert int((batch.penalty == 0).sum(2).max()) == 1
+    assert torch.equal(before.head.weight, after.head.weight)
 
 
 def test_one_saved_agent_prefers_what_it_preferred_but_less():
