@@ -74,6 +74,10 @@ class QatOracle:
             self.trained(policy)
         return self._known[key]
 
+    def knows(self, policy: Policy) -> bool:
+        """Whether a policy was trained and scored before."""
+        return policy_key(self.exporter.network, policy) in self._known
+
     def trained(self, policy: Policy) -> QatNetwork:
         """Train the network of `policy`, remember its score, and return it.
 
@@ -115,6 +119,9 @@ def fine_tune(
 ) -> tuple[FineTuned, ...]:
     """Train all candidates briefly, and the best of them at length from where they stand.
 
+    What the oracle scored before is ranked by that score. Scores are kept, networks are not: such a
+    candidate repeats phase 1 only if it is among the best.
+
     Args:
         oracle: of phase 1; its recipe is what each candidate gets.
         policies: the candidates; those given twice are trained once.
@@ -130,17 +137,18 @@ def fine_tune(
     """
     if keep < 1 or not policies:
         raise DataError("fine-tuning needs at least one candidate, and keeps at least one")
-    network = oracle.exporter.network
-    distinct = {policy_key(network, policy): policy for policy in reversed(policies)}
-    ordered = [policy for key, policy in reversed(distinct.items())]
-    best: list[tuple[float, QatNetwork]] = []
-    for policy in ordered:
-        trained = oracle.trained(policy)
-        best.append((oracle.score(policy), trained))
+    distinct: dict[tuple[str, ...], Policy] = {}
+    for policy in policies:
+        distinct.setdefault(policy_key(oracle.exporter.network, policy), policy)
+    best: list[tuple[float, Policy, QatNetwork | None]] = []
+    for policy in distinct.values():
+        trained = None if oracle.knows(policy) else oracle.trained(policy)
+        best.append((oracle.score(policy), policy, trained))
         best.sort(key=lambda entry: -entry[0])  # stable: earlier candidates stay in front
         del best[keep:]
     found = []
-    for first, trained in best:
-        second = oracle.longer(trained, recipe)
-        found.append(FineTuned(freeze(trained), first, second))
+    for first, policy, trained in best:
+        network = trained or oracle.trained(policy)
+        second = oracle.longer(network, recipe)
+        found.append(FineTuned(freeze(network), first, second))
     return tuple(sorted(found, key=lambda entry: -entry.second))

@@ -102,6 +102,32 @@ def test_the_best_of_phase_1_go_on_and_the_best_of_phase_2_comes_first() -> None
     assert [(entry.first, entry.second) for entry in found] == [(0.6, 0.8), (0.9, 0.7)]
 
 
+def test_candidates_given_again_keep_their_place_among_equals() -> None:
+    given = subject(small_mobilenet(), 16)
+    equal = Scripted(given.exporter, given.calibration, *2 * [examples(given)], RECIPE)
+    equal.first = equal.second = dict.fromkeys(Scripted.first, 0.5)
+    policies = batch(given, 0, 1, 0)
+    found = fine_tune(equal, [policies[i] for i in range(3)], keep=2)
+    assert [str(entry.model.policy["stem"]) for entry in found] == ["w2a8", "w4a8"]
+
+
+def test_what_was_scored_before_is_trained_again_only_if_it_goes_on() -> None:
+    given = subject(small_mobilenet(), 16)
+    passes: list[int] = []
+
+    def counted(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        passes.append(len(x))
+        return x
+
+    short = oracle(given, replace(RECIPE, epochs=1, batch=48), augment=counted)
+    policies = batch(given, 0, 1, 2)
+    scores = short.accuracy(policies)
+    assert len(passes) == 3
+    [best] = fine_tune(short, [policies[i] for i in range(3)], keep=1, recipe=RECIPE)
+    assert best.first == scores.max()
+    assert len(passes) == 3 + 1 + RECIPE.epochs * 1
+
+
 def test_fine_tuning_nothing_is_refused() -> None:
     given = subject(small_mobilenet(), 16)
     with pytest.raises(DataError, match="at least one candidate"):
