@@ -16,31 +16,16 @@ from search.problem import Problem
 
 Float32Array = npt.NDArray[np.float32]
 
-_NAMES = (
-    "relative depth",
-    "log input channels",
-    "log output channels",
-    "log kernel area",
-    "log stride",
-    "depthwise",
-    "log share of macs",
-    "log share of weights",
-    "log macs",
-    "log weights",
-)
-
 _FEWEST, _MOST = 1e-4, 1e2
 """Shares of the average are cut off here before the logarithm."""
 
 
-def feature_names(problem: Problem) -> tuple[str, ...]:
-    """Return the names of the columns of `static_features`."""
-    of_choices = tuple(f"log loss at {choice}" for choice in problem.choices)
-    return _NAMES + of_choices + tuple(f"log saving at {choice}" for choice in problem.choices)
-
-
 def static_features(problem: Problem) -> Float32Array:
     """Return the features (G, 10 + 2 K) of each decision.
+
+    Columns: relative depth, -1 to 1; logarithms of input channels, output channels, kernel area and
+    stride; whether depthwise; logarithms of the shares of macs and of weights, of macs, of weights,
+    and for each choice of its loss, then for each choice of what it saves.
 
     A tie is described by its first layer, with the macs, weights, losses and costs of all. Losses
     are shares of the average over the decisions of the largest loss; savings are what a choice

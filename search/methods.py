@@ -32,7 +32,6 @@ class MethodSettings:
         start: (L,) the policy that an iterative method begins with; None starts cold.
         repair: whether infeasible proposals are repaired (`search.repair`), or rejected: these cost
             no evaluation.
-        episodes: policies that the agent samples at most; None lets the evaluations end it.
         agent: knobs of the agent; None takes the defaults for a cold or a warm start.
         inherited: agents of earlier searches that the agent continues.
         trained: is handed the agent when its search ends, to be saved.
@@ -42,7 +41,6 @@ class MethodSettings:
 
     start: IndexArray | None = None
     repair: bool = True
-    episodes: int | None = None
     agent: "ReinforceConfig | None" = None
     inherited: "tuple[SavedAgent, ...]" = ()
     trained: "Callable[[SavedAgent], None] | None" = None
@@ -70,9 +68,8 @@ class Method:
 def _reinforce(settings: MethodSettings) -> Searcher:
     from search.reinforce import Reinforce, ReinforceConfig
 
-    cold = settings.start is None
-    default = ReinforceConfig if cold else ReinforceConfig.warm
-    config = settings.agent or default(episodes=settings.episodes)
+    default = ReinforceConfig if settings.start is None else ReinforceConfig.warm
+    config = settings.agent or default()
     if not settings.repair and config.constraint == "repair":
         config = replace(config, constraint="reject")
     return Reinforce(config, settings.start, settings.inherited, settings.trained)

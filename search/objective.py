@@ -1,8 +1,7 @@
-"""What is maximised beside a hard limit: soft budgets, and several objectives in one number.
+"""Soft budgets: what the agent maximises instead of keeping a hard limit.
 
-Hard budgets are `ReinforceConfig.constraint` ``repair``, ``mask`` or ``reject``. Here are the two
-other forms. Both count a cost as a share of its budget, so that several budgets, in any units, add
-up.
+Hard budgets are `ReinforceConfig.constraint` ``repair``, ``mask`` or ``reject``. A cost is counted
+as a share of its budget, so that several budgets, in any units, add up.
 """
 
 from collections.abc import Mapping
@@ -12,10 +11,7 @@ import numpy as np
 
 from costmodels.table import FloatArray
 from costmodels.units import Metric
-from quantization.errors import BudgetError
-from quantization.policy import IndexArray
 from search.problem import SLACK, Problem
-from search.searcher import Evaluate
 
 _FIRST_EXCESS = 0.1
 """An excess that costs one deviation of the first scores, before the weights adapt."""
@@ -68,45 +64,3 @@ class Penalty:
         stacked = np.stack(shares, 1) if shares else np.zeros((count, 0))
         excess: FloatArray = np.maximum(0.0, stacked - 1.0)
         return excess
-
-
-def weighted(
-    problem: Problem,
-    evaluate: Evaluate,
-    weights: Mapping[Metric, float],
-    *,
-    of_score: float = 1.0,
-    references: Mapping[Metric, float] | None = None,
-) -> Evaluate:
-    """Return ``of_score * score - sum_m weight_m * cost_m / reference_m`` as what is maximised.
-
-    Any search method takes it in place of `evaluate`. The budgets of `problem` stay hard: what is
-    cheaper than them is worth something now.
-
-    Args:
-        problem: has a table for each metric.
-        evaluate: the score.
-        weights: of each metric, not negative.
-        of_score: weight of the score.
-        references: what a cost is divided by, in the unit of its table; budgets where absent.
-
-    Raises:
-        BudgetError: if a metric has no table, or neither a reference nor a budget.
-    """
-    scales = {**problem.budgets, **(references or {})}
-    for metric in weights:
-        if metric not in problem.tables:
-            raise BudgetError(f"a weight of {metric.value} needs a {metric.value} table; add one")
-        if metric not in scales:
-            raise BudgetError(
-                f"a weight of {metric.value} needs a {metric.value} budget as its scale; give one"
-            )
-
-    def combined(index: IndexArray) -> FloatArray:
-        scores = of_score * np.asarray(evaluate(index), np.float64)
-        costs = problem.costs(index)
-        for metric, weight in weights.items():
-            scores = scores - weight * costs[metric] / scales[metric]
-        return scores
-
-    return combined

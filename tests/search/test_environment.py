@@ -6,7 +6,7 @@ import pytest
 from costmodels.table import Once
 from costmodels.units import Metric
 from search.environment import Environment
-from search.features import feature_names, static_features
+from search.features import static_features
 from search.problem import Problem
 from search.sampling import random_policies
 from tests.search.networks import (
@@ -109,7 +109,7 @@ def test_the_state_shows_previous_choice_and_shares_of_each_budget():
     rollouts = environment.begin(3)
     choice = np.array([0, 1, 2])
     rollouts.step(choice)
-    static = len(feature_names(given))
+    static = static_features(given).shape[1]
     state = rollouts.features[1]
     assert state.shape == (3, environment.feature_count)
     np.testing.assert_array_equal(state[:, static : static + 3], np.eye(3, dtype=np.float32))
@@ -201,7 +201,7 @@ def plain(given: Problem) -> Problem:
 def test_features_are_finite_and_blind_to_masked_losses():
     given = problem(residual(), 4, TWO, masked=0.5)
     features = static_features(given)
-    assert features.shape == (len(given.groups), len(feature_names(given)))
+    assert features.shape == (len(given.groups), 10 + 2 * len(given.choices))
     of_choices = features[:, -2 * len(CHOICES) :]
     assert not of_choices[np.tile(~given.allowed_decisions, 2)].any()
     assert np.isfinite(features).all()

@@ -30,12 +30,12 @@ def test_an_unknown_method_names_close_matches():
         make_searcher("gredy")
 
 
-def test_the_agent_gets_its_episodes_start_and_knobs():
+def test_the_agent_gets_its_start_and_knobs():
     made = problem(residual(), 1, TWO)
     start = greedy_policy(made)[0]
-    warm = make_searcher("reinforce", MethodSettings(start=start, episodes=7))
+    warm = make_searcher("reinforce", MethodSettings(start=start))
     assert isinstance(warm, Reinforce)
-    assert warm.config == ReinforceConfig.warm(episodes=7)
+    assert warm.config == ReinforceConfig.warm()
     np.testing.assert_array_equal(warm.start, start)
     config = ReinforceConfig(hidden=8)
     given = make_searcher("reinforce", MethodSettings(agent=config))

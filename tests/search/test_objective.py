@@ -1,13 +1,9 @@
 import numpy as np
-import pytest
 
 from costmodels.units import Metric
-from quantization.errors import BudgetError
-from search.objective import Penalty, weighted
-from search.problem import Problem
+from search.objective import Penalty
 from search.reinforce import Reinforce, ReinforceConfig
-from search.sampling import RandomSearch
-from tests.search.networks import CHOICES, deep, every_policy, problem, residual
+from tests.search.networks import CHOICES, deep, problem, residual
 
 TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
 
@@ -51,26 +47,3 @@ def test_a_soft_budget_is_explored_on_both_sides_and_what_is_returned_keeps_it()
     assert made.feasible(np.array([trial.index for trial in result.archive])).all()
     half = len(met) // 2
     assert met[half:].mean() > met[:half].mean()  # the penalty pulls back
-
-
-def test_a_weighted_objective_is_the_weighted_sum_and_any_method_takes_it():
-    made = problem(residual(), 0, TWO)
-    weights = {Metric.LATENCY: 2.0, Metric.SIZE: 0.5}
-    both = weighted(made, lambda i: -made.proxy_loss(i), weights, of_score=3.0)
-    index = every_policy(made)
-    costs = made.costs(index)
-    shares = [w * costs[m] / made.budgets[m] for m, w in weights.items()]
-    np.testing.assert_allclose(both(index), -3.0 * made.proxy_loss(index) - sum(shares))
-    result = RandomSearch().search(made, both, evaluations=10**6, seed=0)
-    assert result.archive[0].score == pytest.approx(both(index)[made.feasible(index)].max())
-
-
-def test_a_weight_without_a_table_or_a_scale_is_told():
-    made = problem(residual(), 0, TWO)
-    with pytest.raises(BudgetError, match="energy table"):
-        weighted(made, made.proxy_loss, {Metric.ENERGY: 1.0})
-    free = Problem(made.network, made.choices, made.tables, {}, made.loss)
-    with pytest.raises(BudgetError, match="as its scale"):
-        weighted(free, free.proxy_loss, {Metric.SIZE: 1.0})
-    scaled = weighted(free, free.proxy_loss, {Metric.SIZE: 1.0}, references={Metric.SIZE: 1e9})
-    assert np.isfinite(scaled(every_policy(free))).any()
