@@ -1,9 +1,15 @@
 """What the benchmarks call met or exceeded can fail."""
 
+from math import inf, nan
+
 import pytest
 
+from benchmarks import transfer
+from benchmarks.certificate import REPAIR_ALONE, Row, learning_adds
+from benchmarks.certificate import failures as certificate_failures
 from benchmarks.noise import exceeds
 from benchmarks.policy_error import Result
+from benchmarks.transfer import misses
 from costmodels.prediction_error import PredictionError
 
 
@@ -31,3 +37,72 @@ def test_one_session_against_itself_is_judged_without_the_floor() -> None:
     assert exceeds(result, one_session=True)
     assert not exceeds(result, one_session=False)
     assert exceeds({**result, "differ": 16}, one_session=False)
+
+
+def rows(
+    learned: float, alone: float, warm: tuple[float, ...] | None = (0.04,)
+) -> dict[tuple[str, str], Row]:
+    found = {
+        REPAIR_ALONE: Row((alone,), (1,)),
+        ("random", "repaired"): Row((70.0, 80.0, 90.0), (600, 600, 600)),
+        ("neighbourhood", "repaired"): Row((0.3, 0.2, 0.1), (600, 600, 600)),
+        ("reinforce", "repaired"): Row((0.0, learned, inf), (600, 600, 600)),
+    }
+    if warm is not None:
+        found["reinforce", "warm"] = Row(warm, (600,) * len(warm))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("measured", "missed"),
+    [
+        (rows(0.04, 0.71), []),
+        (rows(1e-9, 0.0), []),  # both are the optimum
+        (rows(0.04, inf), []),  # repair finds nothing
+        (rows(0.72, 0.71), ["0.710 % without any search"]),
+        (rows(5.1, inf), ["reinforce repaired: median 5.100 %"]),
+        (rows(0.04, 0.71, (0.06, 0.06, 0.0)), ["reinforce warm: median 0.060 %"]),
+        (rows(0.04, 0.71, (0.0, 0.0, 0.6)), ["worst 0.600 %"]),
+        (rows(0.04, 0.71, None), ["reinforce warm: not measured"]),
+        (rows(inf, 0.71, None), ["not measured", "median inf %", "without any search"]),
+    ],
+)
+def test_a_row_of_the_certificate_meets_its_target_or_misses(
+    measured: dict[tuple[str, str], Row], missed: list[str]
+) -> None:
+    found = certificate_failures(measured)
+    assert len(found) == len(missed)
+    assert all(part in line for part, line in zip(missed, found, strict=True))
+
+
+def test_what_learning_adds_is_told_against_all_that_does_not_learn() -> None:
+    told = learning_adds(rows(0.037, 0.71, None))
+    order = ["0.710 %", "0.200 %", "80.000 %", "REINFORCE 0.037 %"]
+    assert sorted(order, key=told.index) == order
+    assert "that of the least loss nothing" in learning_adds(rows(0.037, inf))
+
+
+@pytest.mark.parametrize(
+    ("one", "several", "missed"),
+    [
+        (0.5, 0.04, []),
+        (0.2, 0.51, ["from 3 runs: 0.51"]),
+        (0.51, 0.2, ["from one run: 0.51"]),
+        (inf, nan, ["from one run: inf", "from 3 runs: nan"]),
+    ],
+)
+def test_agents_of_one_run_and_of_several_are_judged_separately(
+    one: float, several: float, missed: list[str]
+) -> None:
+    found = misses({"from one run": one, "from 3 runs": several})
+    assert len(found) == len(missed)
+    assert all(line.startswith(part) for part, line in zip(missed, found, strict=True))
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(0.5, 0), (0.6, 1)])
+def test_the_exit_code_of_the_transfer_benchmark_follows_its_ratios(
+    ratio: float, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_comparisons", lambda: {"made up": (None, [])})
+    monkeypatch.setattr(transfer, "compare", lambda title, *_: {title: ratio})
+    assert transfer.main([]) == code
