@@ -135,7 +135,7 @@ def learning_adds(rows: Mapping[tuple[str, str], Row]) -> str:
     }
     without = ", ".join(f"{name} {_percent(row.median).strip()}" for name, row in controls.items())
     learned = _percent(rows["reinforce", "repaired"].median).strip()
-    return f"median gaps with repair: without learning {without}; REINFORCE {learned}"
+    return f"what learning adds: median gap with repair {learned}; without learning {without}"
 
 
 def _percent(value: float) -> str:
