@@ -27,7 +27,7 @@ from costmodels.table import BoolArray, FloatArray
 from hil.design import Pattern, mixture, patterns
 from hil.effects import Effects, shares_of_nodes
 from hil.interactions import Interactions
-from hil.profile import Profile
+from hil.profile import Profile, RawProfile
 from hil.profiles import Profiles, take_profiles
 from hil.records import Failure, Record
 from hil.regression import Fit, Prior, fit, ordinary
@@ -125,6 +125,8 @@ Inspect = Callable[[Policy], Profile]
 
 Raises `hil.worker.WorkerError` or `ModelError` if that cannot be done.
 """
+InspectRaw = Callable[[Policy], RawProfile]
+"""The same, not yet interpreted (`hil.profile.profile_of`)."""
 
 
 @dataclass(frozen=True, eq=False)

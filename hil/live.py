@@ -25,6 +25,7 @@ from hil.calibration import (
     TURNS,
     Calibration,
     Inspect,
+    InspectRaw,
     Measure,
     Timed,
     as_policy,
@@ -35,6 +36,7 @@ from hil.device import detect
 from hil.ort import one_feed, random_inputs, recorded_options
 from hil.policy_bench import PolicyBench, policy_worker
 from hil.policy_timer import Setup, shared_content
+from hil.profile import profile_of
 from hil.providers import CPU, Provider, find_provider
 from hil.store import OLD_S, Store
 from hil.tables import measured_table
@@ -172,6 +174,11 @@ class OrtLive:
         return self._measure(network, self.turns)
 
     def profile(self, network: Network) -> Inspect:
+        """Return what profiles policies of `network`."""
+        taken = self.raw_profile(network)
+        return lambda policy: profile_of(network, taken(policy))
+
+    def raw_profile(self, network: Network) -> InspectRaw:
         """Return what profiles policies of `network`; on a device in a process of its own."""
         profiles = not self.provider.is_cpu
         return lambda policy: self._bench(network, self.turns, profiles=profiles).profile(policy)

@@ -4,7 +4,7 @@ import time
 
 from hil.bench import Bench, Calls, RecordStore
 from hil.policy_timer import Job, ProfileJob, Setup, subject
-from hil.profile import Profile
+from hil.profile import RawProfile
 from hil.records import Record
 from hil.timing import Clock
 from hil.worker import Worker
@@ -20,9 +20,9 @@ def policy_worker(
         setup: what they have in common.
         limit_s: longest time for building, loading and timing one policy, in seconds.
         memory_bytes: address space of the process, libraries included; None for any.
-        profiles: whether it only profiles policies on a device (`profiling_timer`).
+        profiles: whether it only profiles policies on a device (`blocking_profiler`).
     """
-    factory = "hil.policy_timer:profiling_timer" if profiles else "hil.policy_timer:PolicyTimer"
+    factory = "hil.policy_timer:blocking_profiler" if profiles else "hil.policy_timer:PolicyTimer"
     return Worker(factory, setup, limit_s=limit_s, memory_bytes=memory_bytes)
 
 
@@ -65,8 +65,10 @@ class PolicyBench:
         job = Job(policy, seed)
         return self._bench.take(subject(self._setup, job), job)
 
-    def profile(self, policy: Policy) -> Profile:
+    def profile(self, policy: Policy) -> RawProfile:
         """Profile `policy`; it is not kept, since it serves as a prior only.
+
+        It comes as the profiler wrote it: what cannot be interpreted here can be looked at.
 
         Raises:
             ModelError: if the runtime refuses the model.
@@ -74,5 +76,5 @@ class PolicyBench:
             WorkerError: if the worker did not answer.
         """
         answer = self._worker.call(ProfileJob(policy))
-        assert isinstance(answer, Profile)
+        assert isinstance(answer, RawProfile)
         return answer

@@ -16,7 +16,7 @@ from typing import Any
 from hil.audit import AuditError, require_kernels
 from hil.cuda import LAUNCH_BLOCKING
 from hil.ort import Runner, recorded_options
-from hil.profile import Profile, profile_nodes
+from hil.profile import RawProfile, profile_raw
 from hil.providers import CPU, Provider
 from hil.records import Record, Subject
 from hil.timing import Clock, TimingOptions, time_interleaved
@@ -137,11 +137,11 @@ class PolicyTimer:
         float_policy = Policy({})
         self._float = self._runner(float_policy, self._exporter.build(float_policy))
 
-    def __call__(self, job: Job | ProfileJob) -> Record | Profile:
+    def __call__(self, job: Job | ProfileJob) -> Record | RawProfile:
         """Time or profile the policy of `job`.
 
         Returns:
-            Of a `ProfileJob` a `Profile`. Of a `Job` measurements of ``policy`` and ``float``.
+            Of a `ProfileJob` a `RawProfile`. Of a `Job` measurements of ``policy`` and ``float``.
             Facts: seconds that building (``build_s``), loading with its audit (``load_s``) and
             timing (``timing_s``) took, and how many of the last were inference, warm-ups included
             (``inference_s``); ``model_bytes``.
@@ -153,10 +153,7 @@ class PolicyTimer:
                 execute what the policy asks for.
         """
         if isinstance(job, ProfileJob):
-            setup = self._setup
-            return profile_nodes(
-                self._exporter, job.policy, setup.threads, setup.feed, setup.provider
-            )
+            return _profile(self._exporter, self._setup, job)
         started = self._clock()
         model = self._exporter.build(job.policy)
         built = self._clock()
@@ -186,15 +183,44 @@ class PolicyTimer:
         return Runner(model, setup.threads, setup.feed, check, setup.provider)
 
 
-def profiling_timer(setup: Setup) -> PolicyTimer:
-    """Return a `PolicyTimer` for profiles on a device, in a process of its own.
+class Profiler:
+    """Profiles policies; unlike a `PolicyTimer` it audits nothing, so it shows what is refused.
+
+    Args:
+        setup: what they have in common.
+
+    Raises:
+        DataError: if the ranges belong to another network.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        target = setup.provider.target
+        self._exporter = Exporter(setup.network, setup.ranges, setup.options, target)
+
+    def __call__(self, job: ProfileJob) -> RawProfile:
+        """Profile the policy of `job`.
+
+        Raises:
+            ModelError: if the runtime refuses the model.
+            PolicyError: if the policy does not fit the network or a layer is not deployable.
+        """
+        return _profile(self._exporter, self._setup, job)
+
+
+def blocking_profiler(setup: Setup) -> Profiler:
+    """Return a `Profiler` for a device, in a process of its own.
 
     ONNX Runtime's profiler sees how long an operator's launch takes; only where launches block
     until the device is done is that the operator's time. The driver reads the switch once, before
     the process first uses the device, and it would falsify timings.
     """
     os.environ[LAUNCH_BLOCKING] = "1"
-    return PolicyTimer(setup)
+    return Profiler(setup)
+
+
+def _profile(exporter: Exporter, setup: Setup, job: ProfileJob) -> RawProfile:
+    return profile_raw(exporter, job.policy, setup.threads, setup.feed, setup.provider)
 
 
 class _Counted:

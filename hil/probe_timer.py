@@ -147,9 +147,10 @@ class ProbeTimer:
             model = exporter.build(policy)
             try:
                 found = profile_session(model, setup.threads, feed, _PROFILE_S)
+                seconds = found.seconds
             except ModelError as error:
                 raise RefusedPolicyError(f"{name}: {error}") from error
-            spent = attribute(network, policy, found.graph, found.seconds)
+            spent = attribute(network, policy, found.graph, seconds)
             floats = floats or spent  # the float policy comes first
             parts[name] = rows(network, policy, relative_to_float(network, policy, spent, floats))
             runs[name] = lambda session=found.session: session.run(None, feed)

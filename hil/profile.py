@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,10 @@ class Profile:
     Args:
         shares: share of the time that each layer and glue operator takes, by node name.
         kernels: executed kernel of each layer.
-        raw: what both were computed from; None if they were not.
     """
 
     shares: Mapping[str, float]
     kernels: Mapping[str, str]
-    raw: "RawProfile | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,23 @@ def profile_nodes(
             the graph that it says it executes.
         PolicyError: if the policy does not fit the network or a layer is not deployable.
     """
-    profiled = profile_session(exporter.build(policy), threads, feed, provider=provider)
-    return profile_of(exporter.network, profiled.raw)
+    return profile_of(exporter.network, profile_raw(exporter, policy, threads, feed, provider))
+
+
+def profile_raw(
+    exporter: Exporter,
+    policy: Policy,
+    threads: int,
+    feed: Mapping[str, Float32Array],
+    provider: Provider = CPU,
+) -> RawProfile:
+    """Profile the network under `policy`, and interpret nothing (`profile_of` does).
+
+    Raises:
+        ModelError: if the runtime refuses the model.
+        PolicyError: if the policy does not fit the network or a layer is not deployable.
+    """
+    return profile_session(exporter.build(policy), threads, feed, provider=provider).raw
 
 
 def profile_of(network: Network, raw: RawProfile) -> Profile:
@@ -109,7 +123,7 @@ def profile_of(network: Network, raw: RawProfile) -> Profile:
             spent[owner] += duration
     total = sum(spent.values())
     shares = {name: value / total for name, value in spent.items()} if total else {}
-    return Profile(shares, executed_kernels(network, graph), raw)
+    return Profile(shares, executed_kernels(network, graph))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +133,17 @@ class ProfiledSession:
     Args:
         session: the ``onnxruntime.InferenceSession``.
         graph: the graph that it executes.
-        seconds: of each of its operators, in a run; see `durations`.
-        raw: what they were computed from.
+        raw: what the profiler wrote.
     """
 
     session: Any
     graph: onnx.GraphProto
-    seconds: Sequence[float]
     raw: RawProfile
+
+    @cached_property
+    def seconds(self) -> Sequence[float]:
+        """Of each of its operators, in a run; see `durations`, and what it raises."""
+        return [1e-6 * each for each in durations(self.raw, self.graph)]
 
 
 def profile_session(
@@ -148,8 +165,7 @@ def profile_session(
         provider: who executes it.
 
     Raises:
-        ModelError: if the runtime refuses the model, or profiles other operators than those of
-            the graph that it says it executes.
+        ModelError: if the runtime refuses the model.
     """
     with tempfile.TemporaryDirectory(prefix="quantmeter-") as folder:
         options = session_options(threads)
@@ -163,8 +179,7 @@ def profile_session(
                 break
             run_once()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    raw = RawProfile.of(events, graph)
-    return ProfiledSession(session, graph, [1e-6 * each for each in durations(raw, graph)], raw)
+    return ProfiledSession(session, graph, RawProfile.of(events, graph))
 
 
 def durations(raw: RawProfile, graph: onnx.GraphProto) -> list[float]:

@@ -17,13 +17,14 @@ import numpy as np
 
 from costmodels.errors import CostError
 from costmodels.measurement import Device, Measurement
-from hil.calibration import FailedPolicyError, Inspect, Measure, Timed
+from hil.calibration import FailedPolicyError, Inspect, InspectRaw, Measure, Timed
 from hil.design import Pattern
 from hil.profile import Profile, RawProfile, profile_of
 from hil.records import Failure
 from hil.timing import low_ratio
+from hil.worker import WorkerError
 from quantization.bits import Format
-from quantization.errors import DataError
+from quantization.errors import DataError, ModelError
 from quantization.network import Network
 from quantization.policy import Policy
 
@@ -74,10 +75,10 @@ class RecordedNetwork:
 
         Raises:
             DataError: if it was not profiled then.
+            ModelError: if the runtime refused it then.
+            WorkerError: if profiling it failed then.
         """
-        entry = _find(self.profiles, pattern)
-        events = tuple((str(n), str(k), str(i), float(us)) for n, k, i, us in entry["events"])
-        return RawProfile(events, base64.b64decode(entry["graph"]))
+        return _raw(_find(self.profiles, pattern))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +121,7 @@ class Recording:
             ],
         }
         text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
     @classmethod
@@ -169,21 +171,41 @@ class Recorder:
 
         return measured
 
-    def inspecting(self, network: Network, inspect: Inspect) -> Inspect:
-        """Return `inspect`, written down."""
+    def inspecting(self, network: Network, inspect: InspectRaw) -> Inspect:
+        """Return `inspect`, written down before it is interpreted; each policy is profiled once."""
 
         def inspected(policy: Policy) -> Profile:
-            found = inspect(policy)
-            assert found.raw is not None  # profiles of sessions have one
-            entry = {
-                "pattern": _listed(_narrow(network, policy)),
-                "events": [list(event) for event in found.raw.events],
-                "graph": base64.b64encode(found.raw.graph).decode(),
-            }
-            self.profiles.append(entry)
-            return found
+            pattern = _listed(_narrow(network, policy))
+            entry = next((each for each in self.profiles if each["pattern"] == pattern), None)
+            if entry is None:
+                entry = {"pattern": pattern, **_taken(inspect, policy)}
+                self.profiles.append(entry)
+            return profile_of(network, _raw(entry))
 
         return inspected
+
+
+def _taken(inspect: InspectRaw, policy: Policy) -> dict[str, Any]:
+    """Profile `policy`; return what `_raw` reads again, or raises again."""
+    try:
+        found = inspect(policy)
+    except WorkerError as error:
+        return {"failure": error.failure.to_dict()}
+    except ModelError as error:
+        return {"refused": str(error)}
+    return {
+        "events": [list(event) for event in found.events],
+        "graph": base64.b64encode(found.graph).decode(),
+    }
+
+
+def _raw(entry: Mapping[str, Any]) -> RawProfile:
+    if "failure" in entry:
+        raise WorkerError(Failure.from_dict(entry["failure"]))
+    if "refused" in entry:
+        raise ModelError(str(entry["refused"]))
+    events = tuple((str(n), str(k), str(i), float(us)) for n, k, i, us in entry["events"])
+    return RawProfile(events, base64.b64decode(entry["graph"]))
 
 
 def _narrow(network: Network, policy: Policy) -> Pattern:

@@ -19,13 +19,13 @@ from costmodels.sketch import Sketch
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from hil import policy_timer
-from hil.calibration import Inspect, Measure, Timed, as_policy
+from hil.calibration import InspectRaw, Measure, Timed, as_policy
 from hil.design import Pattern
 from hil.effects import Effects
 from hil.live import OrtLive
 from hil.ort import one_feed, optimized_graph, random_inputs
-from hil.policy_timer import Job, PolicyTimer, ProfileJob, RefusedPolicyError, Setup
-from hil.profile import Profile
+from hil.policy_timer import Job, PolicyTimer, ProfileJob, Profiler, RefusedPolicyError, Setup
+from hil.profile import profile_of
 from hil.providers import CPU, CUDA
 from hil.records import Record
 from hil.timing import TimingOptions
@@ -40,7 +40,7 @@ from quantization.ranges import made_up_ranges
 from quantmeter.costs import parse_costs
 from tests.networks import attention, branching, small_mobilenet, uniform
 
-EMULATED = replace(CUDA, chain=CPU.chain, device="cpu", emulated=True)
+EMULATED = replace(CUDA, chain=CPU.chain, device="cpu", parts=CPU.parts, emulated=True)
 HALF = BitWidths.parse("fp16")
 CHOICES = parse_choices("fp16,w32a32,w8a8,w4a8")
 BRIEF = TimingOptions(blocks=2, samples=1, warm_runs=1, turn_s=1e-4, sample_s=1e-5, warm_up=None)
@@ -79,13 +79,9 @@ class InProcess(OrtLive):
 
         return measure
 
-    def profile(self, network: Network) -> Inspect:
-        def profile(policy: Policy) -> Profile:
-            found = PolicyTimer(setup_of(network))(ProfileJob(policy))
-            assert isinstance(found, Profile)
-            return found
-
-        return profile
+    def raw_profile(self, network: Network) -> InspectRaw:
+        profiler = Profiler(setup_of(network))
+        return lambda policy: profiler(ProfileJob(policy))
 
 
 @pytest.fixture(scope="module")
@@ -191,18 +187,18 @@ def test_a_cpu_that_widens_half_precision_fails_the_audit_unless_that_is_said(
 def test_profiles_on_a_device_are_taken_with_launches_that_block(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CUDA_LAUNCH_BLOCKING", raising=False)
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "0")  # so that it is as it was afterwards
     blocking: list[str | None] = []
 
-    class Timer(PolicyTimer):
+    class Watched(Profiler):
         def __init__(self, setup: Setup) -> None:
             blocking.append(os.environ.get("CUDA_LAUNCH_BLOCKING"))
             super().__init__(setup)
 
-    monkeypatch.setattr(policy_timer, "PolicyTimer", Timer)
-    found = policy_timer.profiling_timer(setup_of(network))(ProfileJob(uniform(network, "fp16")))
+    monkeypatch.setattr(policy_timer, "Profiler", Watched)
+    profiler = policy_timer.blocking_profiler(setup_of(network))
+    found = profile_of(network, profiler(ProfileJob(uniform(network, "fp16"))))
     assert blocking == ["1"]  # before any session: the driver reads it once
-    assert isinstance(found, Profile)
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert set(network.layer_names) <= set(found.shares)
 
