@@ -137,7 +137,8 @@ class _Readings:
 def _stored(values: Mapping[str, Any], factor: float) -> StoredProbe:
     try:
         reference = Measurement.from_dict(values["float"])
-        pattern = np.array(values["integer_layers"], np.bool_)
+        narrow = "half_layers" if "half_layers" in values else "integer_layers"
+        pattern = np.array(values[narrow], np.bool_)
         return StoredProbe(
             pattern, Probe(reference.p10_s * factor, float(values["ratio_to_float"]))
         )

@@ -41,7 +41,7 @@ from hil.providers import CPU, Provider, find_provider
 from hil.store import OLD_S, Store
 from hil.tables import measured_table
 from hil.timing import TimingOptions, WarmUp
-from quantization.bits import BitWidths, Format
+from quantization.bits import FLOAT32, BitWidths, Format
 from quantization.deployment import CPU_TARGET, ExportOptions, Target, not_deployable
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -108,13 +108,14 @@ class OrtLive:
 
         Raises:
             AuditError: if the runtime does not execute the float network as asked.
-            BackendError: if another metric is asked for, the time is too short, or most policies
-                failed.
+            BackendError: if another metric is asked for, no layer runs at any of the choices, the
+                time is too short, or most policies failed.
             DataError: if the inputs do not fit the network.
             ModelError: if the runtime refuses the float network.
             StoreError: if the store cannot be used any more.
         """
         self._require(metric)
+        self._require_kernels(network, choices)
         if network.digest not in self._tables:
             found = calibrate_network(
                 network,
@@ -246,7 +247,10 @@ class OrtLive:
             self._kept.discard(content)
         others = self._kept.elsewhere(content)
         if others and next(self._kept.entries(content), None) is None:
-            names = "; ".join(f"{d.cpu}, {d.runtime} {d.runtime_version}" for d in others)
+            names = "; ".join(
+                ", ".join(filter(None, (d.cpu, d.accelerator, f"{d.runtime} {d.runtime_version}")))
+                for d in others
+            )
             _LOGGER.warning(
                 "the store holds measurements of this network by other devices or runtime versions "
                 "(%s); they are not used",
@@ -286,6 +290,19 @@ class OrtLive:
             "reading_noise": found.model.fit.noise,
             "validation": None if validation is None else validation.to_dict(),
         }
+
+    def _require_kernels(self, network: Network, choices: Sequence[BitWidths]) -> None:
+        """Raise, before anything is measured, if `choices` leave all layers at float32."""
+
+        def runs(bits: BitWidths) -> bool:
+            return any(not not_deployable(layer, bits, self.target) for layer in network.layers)
+
+        asked, narrow = [bits for bits in choices if bits != FLOAT32], self.target.narrow
+        if asked and not any(map(runs, asked)) and runs(narrow):
+            raise BackendError(
+                f"no layer runs at {', '.join(map(str, asked))} on {self.target.name}; "
+                f"try --choices {narrow},{FLOAT32}"
+            )
 
     def _require(self, metric: Metric) -> None:
         if metric not in self.metrics:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantization.bits import FLOAT32, BitWidths, Format
+from quantization.bits import DEFAULT_CHOICES, FLOAT32, BitWidths, Format
 from quantization.channel_groups import ChannelGroups
 from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer
@@ -35,6 +35,11 @@ class Target:
     def formats(self) -> tuple[Format, ...]:
         """Formats that tensors of a file for it may have, narrowest first."""
         return (self.narrow.reads, Format.FLOAT32)
+
+    @property
+    def default_choices(self) -> tuple[BitWidths, ...]:
+        """Bit-widths that a table or a search has unless others are asked for."""
+        return (self.narrow, FLOAT32) if self.narrow.half else DEFAULT_CHOICES
 
 
 CPU_TARGET = Target("the CPU provider", BitWidths(8, 8))

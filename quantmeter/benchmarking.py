@@ -170,7 +170,7 @@ def benchmark(
     policies: Mapping[str, Policy],
     *,
     costs: Costs | None = None,
-    rivals: Sequence[str] = (FLOAT, "w8a8"),
+    rivals: Sequence[str] | None = None,
     threads: int = 1,
     blocks: int = 20,
     cold: bool = False,
@@ -187,7 +187,8 @@ def benchmark(
         bench: network and data.
         policies: by the name they are reported under.
         costs: predicts latency, if it prices it.
-        rivals: ``float`` or bit-widths, such as ``w8a8``.
+        rivals: ``float`` or bit-widths, such as ``w8a8``; None for float and the other bits
+            that the provider has kernels for.
         threads: of the runtime.
         blocks: how often each candidate gets a turn at most: one that is clearly faster or slower
             than the float network gets fewer.
@@ -210,6 +211,7 @@ def benchmark(
         raise BackendError("cold runs empty the processor's caches, not a GPU's; leave --cold out")
     mode = Mode.COLD if cold else Mode.WARM
     options = CompareOptions(looks_until(blocks), turns=TurnOptions(mode=mode), seed=bench.seed)
+    rivals = (FLOAT, str(provider.target.narrow)) if rivals is None else rivals
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}

@@ -8,7 +8,7 @@ from costmodels.model import BackendContext
 from costmodels.replay import TableReplay
 from costmodels.table import CostTable
 from costmodels.units import Metric
-from quantization.bits import DEFAULT_CHOICES, BitWidths
+from quantization.bits import BitWidths
 from quantization.network import Network
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
@@ -20,7 +20,7 @@ def calibrate(
     *,
     cost: str = "ort",
     seconds: float = 60.0,
-    choices: Sequence[BitWidths] = DEFAULT_CHOICES,
+    choices: Sequence[BitWidths] | None = None,
     data: str | Path | Data | None = None,
     threads: int = 1,
     seed: int = 0,
@@ -34,7 +34,8 @@ def calibrate(
         model: path of an ONNX file, or a network.
         cost: a measuring backend, such as ``ort``.
         seconds: wall time to spend.
-        choices: bit-widths of the table.
+        choices: bit-widths of the table; None for those of what is measured: on a GPU fp16 and
+            float32.
         data: images for realistic values; random inputs without.
         threads: of the runtime.
         seed: of what is drawn.
@@ -63,4 +64,5 @@ def calibrate(
     priced = costs.models.get(Metric.LATENCY)
     if priced is None or isinstance(priced, TableReplay):
         raise BackendError(f"{cost} measures no latency; calibrate with --cost ort")
-    return priced.table(bench.network, tuple(choices), Metric.LATENCY)
+    asked = costs.target.default_choices if choices is None else tuple(choices)
+    return priced.table(bench.network, asked, Metric.LATENCY)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from costmodels.errors import BackendError, UnsupportedChoiceError
+from costmodels.measurement import Device
 from costmodels.model import BackendContext, CostModel
 from costmodels.pricing import total
 from costmodels.registry import backend
@@ -11,6 +12,7 @@ from costmodels.replay import TableReplay
 from costmodels.size import ExportedSize
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
+from hil.device import detect
 from quantization.bits import FLOAT32, BitWidths
 from quantization.deployment import CPU_TARGET, Target
 from quantization.errors import did_you_mean
@@ -25,6 +27,11 @@ class Costs:
     """A cost model for each metric that is priced; size is the exporter's own, or not priced."""
 
     models: Mapping[Metric, CostModel]
+
+    @property
+    def target(self) -> Target:
+        """What exported files are for: a device that a backend or its table names, else the CPU."""
+        return _target(self.models.values())
 
     def model(self, metric: Metric) -> CostModel:
         """Return the model of `metric`.
@@ -157,6 +164,12 @@ def parse_costs(
             found[metric] = model
     target = _target(found.values())
     return Costs({**found, Metric.SIZE: ExportedSize(target)} if exported else found)
+
+
+def measuring_device(models: Iterable[CostModel]) -> Device:
+    """Return this machine, with the accelerator that one of `models` measures, if one does."""
+    told = [getattr(model, "device", None) for model in models]
+    return next((d for d in told if isinstance(d, Device) and d.accelerator), None) or detect()
 
 
 def _target(models: Iterable[CostModel]) -> Target:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.calibrated.device_model import DeviceModel
-from costmodels.errors import TableError
+from costmodels.errors import BackendError, TableError
 from costmodels.measurement import Device
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
@@ -21,6 +21,7 @@ from hil.device import detect
 from hil.drift import check_drift, choose_probes
 from hil.judgement import Drift, noise_of
 from hil.live import OrtLive
+from hil.providers import Provider, find_provider
 from hil.store import OLD_S
 from hil.timing import Clock
 from quantization.errors import QuantmeterError
@@ -90,7 +91,8 @@ def drift(
     choose_probes(held)  # before anything is timed
     if measure is None:
         inputs = None if bench.data is None else bench.range_inputs
-        measure = OrtLive(BackendContext(threads, seed=seed, inputs=inputs)).measure(bench.network)
+        context = BackendContext(threads, seed=seed, inputs=inputs)
+        measure = OrtLive(context, *_measured_with(held)).measure(bench.network)
     progress(0.0, "timing the float network beside itself")
     floats = np.zeros(len(bench.network.layers), np.bool_)
     equals = [measure(floats, seed + 1).ratio]
@@ -132,7 +134,7 @@ def is_old(table: CostTable, now_s: float | None = None, here: Device | None = N
     if not isinstance(created, int | float) or device is None:
         return False
     now = time.time() if now_s is None else now_s
-    return now - created > OLD_S and device.identity == (here or detect()).identity
+    return now - created > OLD_S and device.identity == (here or _here(table)).identity
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def unlike(table: CostTable, threads: int) -> str:
         return ""
     runtime: Any = table.source.get("runtime")
     counted = runtime.get("threads") if isinstance(runtime, dict) else None
-    return _difference(device, counted, threads)
+    return _difference(device, counted, threads, _here(table))
 
 
 def remarks_on_devices(costs: Sequence[str], threads: int) -> dict[str, str]:
@@ -246,14 +248,13 @@ def remarks_on_devices(costs: Sequence[str], threads: int) -> dict[str, str]:
     found = {}
     for path in dict.fromkeys(filter(None, named)):
         model = DeviceModel.read(path)
-        if difference := _difference(model.device, model.threads, threads):
+        if difference := _difference(model.device, model.threads, threads, detect()):
             found[path] = f"{difference}; {_AS_IT_IS}"
     return found
 
 
-def _difference(device: Device, counted: int | None, threads: int) -> str:
-    """Return how `device`, or its number of threads, differs from what runs here; empty if not."""
-    here = detect()
+def _difference(device: Device, counted: int | None, threads: int, here: Device) -> str:
+    """Return how `device`, or its number of threads, differs from `here`; empty if not."""
     if device.identity != here.identity:
         then, now = _words(device), _words(here)
         if then == now:
@@ -272,7 +273,22 @@ def _require_same_device(table: CostTable, threads: int) -> None:
 
 
 def _words(device: Device) -> str:
-    return f"{device.cpu} with {device.runtime} {device.runtime_version}"
+    executes = " and ".join(filter(None, (device.cpu, device.accelerator)))
+    return f"{executes} with {device.runtime} {device.runtime_version}"
+
+
+def _measured_with(table: CostTable) -> tuple[Provider, str]:
+    """Return the provider that a table was measured with, and its device here."""
+    name, _, argument = str(table.source.get("backend", "")).partition(":")
+    return find_provider(argument if name == "ort" else "")
+
+
+def _here(table: CostTable) -> Device:
+    """Return this machine as the table's backend would measure it."""
+    try:
+        return detect(accelerator=_measured_with(table)[1])
+    except BackendError:  # without the device of the table, this is the CPU alone
+        return detect()
 
 
 def _device_of(table: CostTable) -> Device | None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
-from hil.device import detect
-from quantization.bits import DEFAULT_CHOICES, BitWidths
+from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy
 from quantization.ranges import RANGE_METHODS, RangeMethod
-from quantmeter.costs import parse_costs
+from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain, front_files
 from quantmeter.journal import Journal, encode
@@ -216,7 +215,7 @@ def search(
     objective: Objective | None = None,
     init_from: Sequence[str | Path] = (),
     front: str | None = None,
-    choices: Sequence[BitWidths] = DEFAULT_CHOICES,
+    choices: Sequence[BitWidths] | None = None,
     ties: Sequence[Sequence[str]] = (),
     ranges: RangeMethod | Literal["best"] = RANGE_METHODS[0],
     threads: int = 1,
@@ -248,7 +247,7 @@ def search(
         objective: what budgets mean; None repairs what is beyond them.
         init_from: folders of runs of REINFORCE whose agents it continues.
         front: such as ``latency=8``: find the best policies within so many budgets too.
-        choices: bit-widths.
+        choices: bit-widths; None for those of what is priced (`Target.default_choices`).
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
             ``best`` measures it, for weights too: see `Workbench.with_best_ranges`.
@@ -319,6 +318,8 @@ def search(
     whole = None
     if scoring.totals is not None:
         whole = open_totals(scoring.totals, context, requests, bench.network)
+    choices = costs.target.default_choices if choices is None else choices
+    measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
     request = {
         "network": [bench.network.digest, bench.network.weights_digest],
         "data": data_digest(bench.data),
@@ -339,7 +340,7 @@ def search(
         "time": seconds,
         "seed": seed,
         "export": exported,
-        "device": list(detect().identity),
+        "device": list(measuring_device(measuring).identity),
         "versions": versions(),
     }
     with ExitStack() as held:

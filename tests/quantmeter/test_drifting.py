@@ -16,12 +16,14 @@ from costmodels.registry import backend
 from costmodels.sketch import Sketch, example_network
 from costmodels.table import Cells, CostTable, Once, Provenance
 from costmodels.units import Metric
-from hil.calibration import Timed
+from hil.calibration import Measure, Timed
 from hil.design import Pattern
 from hil.device import detect
 from hil.judgement import Answer
+from hil.providers import CUDA
 from hil.store import OLD_S
 from quantization.bits import DEFAULT_CHOICES
+from quantmeter import drifting
 from quantmeter.drifting import Checked, DriftCheck, check_tables, drift, is_old, remark_on
 
 NETWORK = example_network()
@@ -105,6 +107,49 @@ def made_table(**source: Any) -> CostTable:
 
 def elsewhere() -> Device:
     return replace(detect(), cpu="another CPU")
+
+
+GPU = "a GPU, driver 1"
+
+
+def of_a_gpu() -> CostTable:
+    table = made_table(backend="ort:cuda", device=detect(accelerator=GPU).to_dict())
+    halves = [
+        {"half_layers" if k == "integer_layers" else k: v for k, v in each.items()}
+        for each in table.measurements
+    ]
+    return replace(table, measurements=halves)
+
+
+def test_a_table_of_a_gpu_is_checked_on_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drifting, "find_provider", lambda _name: (CUDA, GPU))
+    table, machine, asked = of_a_gpu(), Machine(), list[tuple[object, ...]]()
+
+    class Live:
+        def __init__(self, _context: object, *given: object) -> None:
+            asked.append(given)
+
+        def measure(self, _network: object) -> Measure:
+            return machine.measure
+
+    monkeypatch.setattr(drifting, "OrtLive", Live)
+    assert drift(NETWORK, table, clock=machine.clock).drift.answer is Answer.UNCHANGED
+    assert asked == [(CUDA, GPU)]
+    assert is_old(table, 1e9 + 2 * OLD_S)
+    monkeypatch.setattr(drifting, "find_provider", lambda _name: (CUDA, "another GPU"))
+    with pytest.raises(TableError, match=r"measured on .* and a GPU, driver 1 .* and another GPU"):
+        drift(NETWORK, table, clock=machine.clock)
+
+
+def test_a_table_of_a_gpu_was_measured_elsewhere_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(_name: str) -> None:
+        raise BackendError("no such device")
+
+    monkeypatch.setattr(drifting, "find_provider", absent)
+    assert not is_old(of_a_gpu(), 1e9 + 2 * OLD_S)
+    assert f"and {GPU} with onnxruntime" in remark_on(of_a_gpu(), 1)
 
 
 def check(table: CostTable | Path, machine: Machine, threads: int = 1) -> DriftCheck:
