@@ -15,9 +15,11 @@ def require_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise QuantmeterError(f"cannot write to {path}: {error.strerror}; give another") from None
+        raise QuantmeterError(
+            f"cannot write to {path}: {error.strerror}; give another folder"
+        ) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise QuantmeterError(f"cannot write to {path}: no permission; give another")
+        raise QuantmeterError(f"cannot write to {path}: no permission; give another folder")
 
 
 def require_file(path: Path, *inputs: str | Path | None) -> None:

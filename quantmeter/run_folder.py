@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from costmodels.errors import TableError
 from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.bits import BitWidths
@@ -146,11 +147,14 @@ class RunFolder:
                 "repeat its command to go on with it, give another --out, or discard it with --anew"
             )
         kept, size = read_trials(trials, layers, choices)
-        tables = {
-            metric: CostTable.read(path)
-            for metric in Metric
-            if (path := self._table(metric)).exists()
-        }
+        try:
+            tables = {
+                metric: CostTable.read(path)
+                for metric in Metric
+                if (path := self._table(metric)).exists()
+            }
+        except TableError as error:
+            raise QuantmeterError(f"{error}; discard the run with --anew") from None
         return Unfinished(kept, size, tables, limits)
 
     def begin(

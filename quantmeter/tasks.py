@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def load_task(name: str) -> Task:
 
     Raises:
         QuantmeterError: if `name` is not of that form, or there is no such module or function.
-        DataError: if the function returns something else.
+        DataError: if the function raises, or returns something else.
     """
     module_name, colon, function_name = name.partition(":")
     if not (module_name and colon and function_name):
@@ -48,7 +49,16 @@ def load_task(name: str) -> Task:
         known = [key for key, value in vars(module).items() if callable(value)]
         close = did_you_mean(function_name, known)
         raise QuantmeterError(f"{module_name} has no function {function_name!r}{close}")
-    task = function()
+    try:
+        task = function()
+    except QuantmeterError:
+        raise
+    except Exception as error:  # anything: it is the user's code
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"{name} raised {type(error).__name__}: {error} ({Path(last.filename).name}, line "
+            f"{last.lineno}); it is called without arguments and returns a Task"
+        ) from error
     if not isinstance(task, Task):
         raise DataError(f"{name} returned {type(task).__name__}; return a quantization.task.Task")
     return task

@@ -42,10 +42,7 @@ class BudgetRequest:
         if self.unit is not None and self.unit not in UNITS[self.metric]:
             raise BudgetError(f"{self.metric.value} is not measured in {self.unit.value}")
         if not (math.isfinite(self.value) and self.value > 0):
-            raise BudgetError(
-                f"a {self.metric.value} budget of {self.value} is not positive and finite; "
-                f"{_EXPECTED}"
-            )
+            raise BudgetError(f"{self} is no budget: it is not positive and finite; {_EXPECTED}")
 
     def __str__(self) -> str:
         unit = "x" if self.unit is None else self.unit.value

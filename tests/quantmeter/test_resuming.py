@@ -176,6 +176,16 @@ def test_a_damaged_line_in_the_middle_is_told(
         run(files, tmp_path)
 
 
+def test_a_damaged_table_is_told_with_what_to_do(
+    files: tuple[Path, Path], tmp_path: Path, evaluations: Evaluations
+) -> None:
+    ended(files, tmp_path, evaluations)
+    table = tmp_path / "latency.table.json"
+    table.write_bytes(table.read_bytes()[:500])
+    with pytest.raises(QuantmeterError, match=r"latency.table.json: .*--anew"):
+        run(files, tmp_path)
+
+
 def test_an_unfinished_search_is_not_lost_to_another_request(
     files: tuple[Path, Path], tmp_path: Path, evaluations: Evaluations
 ) -> None:

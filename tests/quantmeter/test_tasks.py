@@ -32,6 +32,12 @@ def tiny():
 
 def no_task():
     return 7
+
+def fails():
+    raise KeyError("images")
+
+def asks(path):
+    return path
 """
 
 
@@ -73,6 +79,8 @@ def test_a_task_becomes_a_workbench_whose_layers_are_its_modules() -> None:
         ("my_task.deeper:tiny", QuantmeterError, "no module 'my_task.deeper'"),
         ("my_task:tini", QuantmeterError, "did you mean 'tiny'"),
         ("my_task:no_task", DataError, "returned int"),
+        ("my_task:fails", DataError, r"KeyError: 'images' \(my_task.py, line 2\d\)"),
+        ("my_task:asks", DataError, "TypeError: .*called without arguments"),
     ],
 )
 def test_what_is_no_task_is_told_in_one_line(
