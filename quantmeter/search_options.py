@@ -55,6 +55,25 @@ class Scoring:
         if self.reward == "proxy" and self.race:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
 
+    def check(self, method: str, episodes: int, constraint: str) -> None:
+        """Raise unless a search by `method` under `constraint` can score so.
+
+        Raises:
+            QuantmeterError: if not.
+        """
+        if self.refit >= episodes > 0:
+            raise QuantmeterError(
+                f"--refit {self.refit} leaves nothing of {episodes} episodes: give more --episodes"
+            )
+        if self.refit and constraint == "weighted":
+            raise QuantmeterError("a refit is to accuracy alone: leave out --refit or --weight")
+        if self.race and constraint in ("soft", "weighted"):
+            raise QuantmeterError(
+                f"a race ranks by accuracy alone: leave out --race or --constraint {constraint}"
+            )
+        if self.race and not (self.refit or methods.METHODS[method].iterative):
+            raise QuantmeterError(f"--method {method} tries no policies: leave out --race")
+
 
 CONSTRAINTS = ("repair", "mask", "reject", "soft", "weighted")
 """What becomes of policies beyond a budget; the first one is the default."""

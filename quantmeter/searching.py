@@ -273,13 +273,9 @@ def search(
     check_start(warm, method)
     scoring, objective = scoring or Scoring(), objective or Objective()
     objective.check(method)
-    if scoring.refit and (scoring.refit >= episodes or objective.weights):
-        raise QuantmeterError("a refit needs --episodes beyond its own, and no --weight")
-    if scoring.race and objective.constraint in ("soft", "weighted"):
-        raise QuantmeterError(
-            "a race ranks by accuracy alone: leave out --race or --constraint "
-            f"{objective.constraint}"
-        )
+    scoring.check(method, episodes, objective.constraint)
+    if out is not None and not str(out):
+        raise QuantmeterError("--out is empty: name a folder")
     for earlier in init_from:
         if out is not None and Path(earlier).resolve() == Path(out).resolve():
             raise QuantmeterError(

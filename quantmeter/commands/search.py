@@ -98,7 +98,8 @@ def add_parser(subparsers: Subparsers) -> None:
         type=positive,
         default=0,
         metavar="N",
-        help="score N of the episodes near the optimum of the proxy first, and refit it to them",
+        help="score N of the episodes, 10 at least, near the optimum of the proxy first, whatever "
+        "the method, and refit the proxy to them",
     )
     parser.add_argument(
         "--totals",
@@ -273,6 +274,8 @@ def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
         out.print(f"no front: {report.explanation.unsolved}", soft_wrap=True, markup=False)
     if arguments.task is not None:
         written += ", model.onnx"
+    if arguments.method == "reinforce":
+        written += ", agent.npz (for --init-from)"
     out.print(f"written: {arguments.out}/{written}")
     if arguments.no_export or arguments.task is not None:
         return

@@ -269,7 +269,7 @@ def test_the_proxy_is_refitted_to_policies_that_were_scored(data: Data, tmp_path
     best = max(trial.score for trial in report.result.trials)
     assert report.found.search_accuracy == best
     assert report.summary["certificate"]["proxy_loss"] == pytest.approx(report.found.loss)
-    with pytest.raises(QuantmeterError, match="a refit needs --episodes beyond its own"):
+    with pytest.raises(QuantmeterError, match="leaves nothing of 10 episodes"):
         run(data, episodes=10, scoring=Scoring(refit=10))
     with pytest.raises(QuantmeterError, match="at least 10"):
         Scoring(refit=5)
@@ -296,6 +296,11 @@ def test_contradictions_are_one_clear_line(data: Data) -> None:
         "no start 'exakt' .did you mean 'exact'": {"warm": "exakt"},
         "is no front; write METRIC=COUNT": {"front": "latency"},
         "nothing prices energy": {"front": "energy=3"},
+        "uniform tries no policies: leave out --race": {
+            "method": "uniform",
+            "scoring": Scoring(race=4),
+        },
+        "--out is empty": {"out": ""},
     }
     for message, options in wrong.items():
         with pytest.raises(QuantmeterError, match=message):
