@@ -183,7 +183,9 @@ def test_cost_prices_every_layer_of_a_policy(call: Call, files: Files) -> None:
 def test_bench_says_of_energy_what_was_measured_or_why_not(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hil.energy_bench.measurable", lambda: Availability((), "there is no RAPL"))
+    monkeypatch.setattr(
+        "hil.energy_bench.measurable", lambda _parts: Availability((), "there is no RAPL")
+    )
     line = "bench MODEL.onnx POLICY.json --blocks 6 --energy --cost energy=analytical:haq"
     answer = call(line)
     assert (answer.status, answer.err) == (0, "")
