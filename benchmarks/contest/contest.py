@@ -1,6 +1,7 @@
 """One task under one budget: what a policy scores, and what each method finds, remembered."""
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -121,9 +122,14 @@ class Contest:
         for metric, table in problem.tables.items():
             # Who made a table, and when, decides nothing.
             prices = replace(table, source={}, measurements=()).to_json()
-            content.update(f"{prices} {problem.budgets.get(metric)}".encode())
-        content.update(f"{self.whole_limit}".encode())
+            content.update(_rounded(f"{prices} {problem.budgets.get(metric)}").encode())
+        content.update(_rounded(f"{self.whole_limit}").encode())
         return content.hexdigest()[:16]
 
     def _text(self, row: IndexArray) -> str:
         return ",".join(str(self.problem.choices[choice]) for choice in row)
+
+
+def _rounded(text: str) -> str:
+    """Text whose numbers have six digits: a stored table is read back with others after these."""
+    return re.sub(r"\d+\.\d+(?:e[+-]?\d+)?", lambda number: f"{float(number[0]):.6g}", text)
