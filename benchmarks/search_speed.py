@@ -79,7 +79,7 @@ def _prepare(model: Path, data: Data) -> tuple[Prepared, float]:
     assert bench.simulation  # built before the clock starts
     costs = parse_costs(["analytical:haq"], BackendContext())
     began = time.perf_counter()
-    prepared = prepare(bench, costs, parse_budgets(["size=0.12x"]), CHOICES)
+    prepared = prepare(bench, costs, parse_budgets(["size=0.25x"]), CHOICES)
     return prepared, time.perf_counter() - began
 
 
