@@ -26,10 +26,10 @@ from costmodels.model import BackendContext
 from quantization.bits import parse_choices
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
+from quantmeter.method_run import run_method
 from quantmeter.preparing import Prepared, prepare
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 from quantmeter.scoring import Scorer, open_totals
-from quantmeter.searching import run_method
 from quantmeter.workbench import open_workbench
 from search.budgets import parse_budgets
 from search.greedy import greedy_policy

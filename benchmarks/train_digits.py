@@ -24,6 +24,7 @@ from torch.nn import functional
 # Run as a script, Python puts benchmarks/ on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.training import MobileNet, fit, predict
 from quantization.torch_export import export_module
 from quantmeter.reference_task import CLASSES, IMAGE_SIZE, SHIPPED_MODEL, load_digits_task
 
@@ -41,52 +42,11 @@ _BLOCKS = (
 )
 
 
-class InvertedResidual(nn.Module):
-    """Expansion 1x1, depthwise 3x3, projection 1x1; a residual where the shape is kept."""
-
-    def __init__(self, channels: int, expansion: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        hidden = channels * expansion
-        self.expand = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.expand_norm = nn.BatchNorm2d(hidden)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
-        self.depthwise_norm = nn.BatchNorm2d(hidden)
-        self.project = nn.Conv2d(hidden, out_channels, 1, bias=False)
-        self.project_norm = nn.BatchNorm2d(out_channels)
-        self.residual = stride == 1 and channels == out_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels, H, W) to (N, out_channels, H/stride, W/stride)."""
-        y = torch.relu(self.expand_norm(self.expand(x)))
-        y = torch.relu(self.depthwise_norm(self.depthwise(y)))
-        y = self.project_norm(self.project(y))
-        return x.add(y) if self.residual else y
-
-
-class DigitsNetwork(nn.Module):
-    """Stem 3x3, six inverted residuals, head 1x1, global average pool, linear classifier."""
+class DigitsNetwork(MobileNet):
+    """Stem, six inverted residuals, head and classifier, for (N, 1, 32, 32)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, _STEM_CHANNELS, 3, 2, 1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(_STEM_CHANNELS)
-        channels = _STEM_CHANNELS
-        blocks = []
-        for expansion, out_channels, stride in _BLOCKS:
-            blocks.append(InvertedResidual(channels, expansion, out_channels, stride))
-            channels = out_channels
-        self.features = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(channels, _HEAD_CHANNELS, 1, bias=False)
-        self.head_norm = nn.BatchNorm2d(_HEAD_CHANNELS)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(_HEAD_CHANNELS, CLASSES)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 1, 32, 32) to logits (N, 10)."""
-        x = torch.relu(self.stem_norm(self.stem(x)))
-        x = torch.relu(self.head_norm(self.head(self.features(x))))
-        logits: torch.Tensor = self.classifier(self.pool(x).flatten(1))
-        return logits
+        super().__init__(_STEM_CHANNELS, _BLOCKS, _HEAD_CHANNELS, CLASSES)
 
 
 def train(
@@ -102,7 +62,7 @@ def train(
 ) -> list[float]:
     """Train ``network`` in place and leave it in evaluation mode.
 
-    Nesterov SGD (momentum 0.9) under a one-cycle schedule, on images shifted and rotated at random.
+    See `benchmarks.training.fit`; images are shifted and rotated at random.
 
     Args:
         network: A `DigitsNetwork`.
@@ -117,33 +77,17 @@ def train(
     Returns:
         Mean cross-entropy of every epoch, in nats.
     """
-    generator = torch.Generator().manual_seed(seed)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    network.train()
-    all_images, all_labels = torch.from_numpy(images), torch.from_numpy(labels)
-    optimizer = torch.optim.SGD(
-        network.parameters(), peak_learning_rate, momentum=0.9, nesterov=True
+    return fit(
+        network,
+        images,
+        labels,
+        _shift_and_rotate,
+        epochs=epochs,
+        batch=batch,
+        peak_learning_rate=peak_learning_rate,
+        seed=seed,
+        on_epoch=on_epoch,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peak_learning_rate, total_steps=epochs * math.ceil(len(images) / batch)
-    )
-    losses = []
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-            x = _shift_and_rotate(all_images[chosen], generator)
-            logits = network(x.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits, all_labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chosen)
-        losses.append(total / len(images))
-        if on_epoch is not None:
-            on_epoch(epoch, losses[-1])
-    network.eval()
-    return losses
 
 
 def _shift_and_rotate(
@@ -164,17 +108,6 @@ def _shift_and_rotate(
     grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     # Border padding continues the illumination; zeros would draw a black edge no image has.
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def predict(network: nn.Module, images: NDArray[np.float32], batch: int = 64) -> NDArray[np.int64]:
-    """Return the digit that ``network`` reads in each image, int64, shape (images,)."""
-    # Small channels-last batches stay in the cache: about twice as fast as one large batch.
-    with torch.inference_mode():
-        logits = [
-            network(part.contiguous(memory_format=torch.channels_last))
-            for part in torch.from_numpy(images).split(batch)  # type: ignore[no-untyped-call]
-        ]
-        return np.asarray(torch.cat(logits).argmax(1).numpy(), dtype=np.int64)
 
 
 def main() -> None:

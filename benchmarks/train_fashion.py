@@ -8,89 +8,25 @@ Sums in another order (threads, another processor) give other weights of the sam
 """
 
 import argparse
-import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.fashion.data import Images, Labels, flip_and_shift, load_fashion
 from benchmarks.fashion.networks import NETWORKS, example, model_path
+from benchmarks.training import fit, predict
 from quantization.torch_export import export_module
 
 EPOCHS = {"mobilenet": 11, "resnet": 12}
 _QUICK_IMAGES = 20 * 128
 
 
-def train(
-    network: nn.Module,
-    images: Images,
-    labels: Labels,
-    *,
-    epochs: int,
-    batch: int = 128,
-    peak_learning_rate: float = 0.1,
-    weight_decay: float = 5e-4,
-    seed: int = 0,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train `network` in place and leave it in evaluation mode.
-
-    Nesterov SGD (momentum 0.9) under a one-cycle schedule, on images mirrored and moved at random.
-
-    Args:
-        network: takes (N, 1, 28, 28), gives logits (N, 10).
-        images: (N, 1, 28, 28).
-        labels: (N,).
-        epochs: passes over the images.
-        batch: images per step.
-        peak_learning_rate: highest learning rate of the cycle.
-        weight_decay: of every parameter.
-        seed: draws the order of the images and the augmentation.
-        on_epoch: called after every epoch with its number, from 1, and its mean loss.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    network.train()
-    all_images, all_labels = torch.from_numpy(images), torch.from_numpy(labels)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        peak_learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peak_learning_rate, total_steps=epochs * math.ceil(len(images) / batch)
-    )
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-            x = flip_and_shift(all_images[chosen], generator)
-            logits = network(x.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits, all_labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chosen)
-        if on_epoch is not None:
-            on_epoch(epoch, total / len(images))
-    network.eval()
-
-
-def accuracy(network: nn.Module, images: Images, labels: Labels, batch: int = 128) -> float:
+def accuracy(network: nn.Module, images: Images, labels: Labels) -> float:
     """Return the share of images that `network`, in evaluation mode, reads correctly."""
-    with torch.inference_mode():
-        parts = torch.from_numpy(images).split(batch)  # type: ignore[no-untyped-call]
-        found = [
-            network(part.contiguous(memory_format=torch.channels_last)).argmax(1) for part in parts
-        ]
-    return float(np.mean(torch.cat(found).numpy() == labels))
+    return float(np.mean(predict(network, images) == labels))
 
 
 def main() -> None:
@@ -120,7 +56,18 @@ def main() -> None:
         print(f"epoch {epoch:3d}  loss {loss:.4f}  {time.perf_counter() - start:.0f} s", flush=True)
 
     epochs = arguments.epochs or (1 if arguments.quick else EPOCHS[arguments.name])
-    train(network, images, labels, epochs=epochs, seed=arguments.seed, on_epoch=progress)
+    fit(
+        network,
+        images,
+        labels,
+        flip_and_shift,
+        epochs=epochs,
+        batch=128,
+        peak_learning_rate=0.1,
+        weight_decay=5e-4,
+        seed=arguments.seed,
+        on_epoch=progress,
+    )
     for part in ("held_out", "test"):
         share = accuracy(network, *getattr(data, part))
         print(f"{part} accuracy: {100 * share:.2f} %", flush=True)

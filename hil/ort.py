@@ -15,7 +15,6 @@ from quantization.errors import ModelError
 from quantization.network import Network
 from quantization.quantizer import Float32Array
 
-PROVIDER = CPU.executes
 _FATAL_ONLY = 4
 _CONSTANTS_LEFT_OUT = {
     "session.optimized_model_external_initializers_file_name": "../../../dev/null",

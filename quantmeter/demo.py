@@ -23,9 +23,11 @@ from quantmeter.calibrating import calibrate
 from quantmeter.costs import Costs
 from quantmeter.data import Data
 from quantmeter.demo_result import EQUAL_SIZE, LATENCY_BUDGET, DemoResult, discard, meets
+from quantmeter.method_run import run_method
+from quantmeter.preparing import Prepared, prepare
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
+from quantmeter.runs import Found, describe
 from quantmeter.scoring import Scorer
-from quantmeter.searching import Found, Prepared, describe, prepare, run_method
 from quantmeter.workbench import Workbench, open_workbench
 from search.budgets import BudgetRequest
 from search.exact import Solution, solve

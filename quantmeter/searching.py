@@ -1,12 +1,12 @@
 """The second verb: find the bits that keep the accuracy inside the budgets."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
@@ -14,14 +14,15 @@ from costmodels.table import CostTable
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
 from quantization.network import Network
-from quantization.policy import IndexArray, Policy
+from quantization.policy import Policy
 from quantization.ranges import RANGE_METHODS, RangeMethod
 from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain, front_files
 from quantmeter.journal import Journal, encode
-from quantmeter.preparing import REWARDS, Prepared, Progress, check_reward, prepare
-from quantmeter.refitting import joined, refitted
+from quantmeter.method_run import above_as_a_whole, configured, run_method, start_policy
+from quantmeter.preparing import Prepared, Progress, check_reward, prepare
+from quantmeter.refitting import refitted
 from quantmeter.run_folder import (
     POLICY,
     TRIALS,
@@ -36,7 +37,6 @@ from quantmeter.runs import Found, costs_from, describe, simulated_on_test, summ
 from quantmeter.scoring import Scorer, open_totals
 from quantmeter.search_options import (
     AGENT,
-    CONSTRAINTS,
     Objective,
     Scoring,
     check_start,
@@ -47,136 +47,7 @@ from quantmeter.workbench import Workbench, open_workbench
 from search import methods
 from search.budgets import parse_budgets
 from search.exact import Solution, solve
-from search.greedy import greedy_policy
-from search.problem import Problem
-from search.reinforce_config import Constraint, ReinforceConfig
-from search.searcher import Searcher, SearchResult, Trial
-
-if TYPE_CHECKING:
-    from search.transfer import SavedAgent
-
-METHODS = tuple(methods.METHODS)
-__all__ = [
-    "METHODS",
-    "REWARDS",
-    "Found",
-    "Prepared",
-    "SearchReport",
-    "describe",
-    "prepare",
-    "run_method",
-    "search",
-]
-
-
-def _searcher(
-    method: str,
-    start: IndexArray | None = None,
-    constraint: str = CONSTRAINTS[0],
-    inherited: "tuple[SavedAgent, ...]" = (),
-    trained: "Callable[[SavedAgent], None] | None" = None,
-) -> Searcher:
-    """Return the search method called `method`; see `search.methods`.
-
-    Args:
-        method: one of `METHODS`.
-        start: (L,) policy that an iterative method starts from; None starts cold.
-        constraint: see `quantmeter.search_options.Objective`.
-        inherited: agents that REINFORCE continues.
-        trained: is handed the agent of REINFORCE when its search ends.
-
-    Raises:
-        QuantmeterError: if there is none; names close matches.
-    """
-    agent: ReinforceConfig | None = None
-    if constraint in ("mask", "soft"):
-        base = ReinforceConfig() if start is None else ReinforceConfig.warm()
-        agent = replace(base, constraint=cast(Constraint, constraint))
-    settings = methods.MethodSettings(
-        start=start,
-        repair=constraint != "reject",
-        agent=agent,
-        inherited=inherited,
-        trained=trained,
-    )
-    return methods.make_searcher(method, settings)
-
-
-def run_method(
-    prepared: Prepared,
-    method: str,
-    *,
-    scorer: Scorer | None = None,
-    episodes: int = 600,
-    seed: int = 0,
-    start: IndexArray | None = None,
-    searcher: Searcher | None = None,
-    first: SearchResult | None = None,
-    record: Callable[[Trial], None] | None = None,
-    progress: Progress = lambda _share, _what: None,
-) -> SearchResult:
-    """Run one search method.
-
-    Args:
-        prepared: see `prepare`.
-        method: one of `METHODS`.
-        scorer: what is maximised; None for accuracy.
-        episodes: policies to try at most.
-        seed: of every random choice.
-        start: (L,) policy that iterative methods start from; None starts cold.
-        searcher: the method itself, configured; None makes it with `start`.
-        first: what an earlier stage found; both are returned as one result.
-        record: called with each trial when it is made.
-        progress: called with the share done.
-
-    Raises:
-        BudgetError: if neither the method nor the earlier stage found a policy within the budgets.
-    """
-    result = (searcher or _searcher(method, start)).search(
-        prepared.problem,
-        scorer or Scorer(prepared, "accuracy"),
-        evaluations=episodes,
-        seed=seed,
-        progress=progress,
-        record=record,
-    )
-    if first is not None:
-        result = joined(prepared, first, result)
-    if result.best is None:
-        raise BudgetError(_nothing_found(method, result))
-    return result
-
-
-def _nothing_found(method: str, result: SearchResult) -> str:
-    """Say why no policy was found, and what to do next."""
-    if not result.trials:
-        return f"{method} found no policy within the budgets; try --method exact"
-    if not methods.METHODS[method].iterative:
-        return _above_as_a_whole(method)
-    return (
-        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole; "
-        "give more --episodes or a larger budget"
-    )
-
-
-def _above_as_a_whole(method: str) -> str:
-    return (
-        f"what {method} found is above a budget as a whole; take an iterative method, such as "
-        "--method reinforce --warm"
-    )
-
-
-def _start(problem: Problem, optimum: Solution, warm: str | None) -> IndexArray | None:
-    """The policy that a search starts from, (L,).
-
-    None to start cold, or if greedy search finds nothing within the budgets.
-    """
-    if warm is None:
-        return None
-    if warm == "exact":
-        return optimum.index
-    found = greedy_policy(problem)
-    return None if found is None else found[0]
+from search.searcher import SearchResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +110,7 @@ def search(
         data: images that the network never saw, split 20 / 40 / 40 into ranges, search and test.
         cost: backends, such as ``table:T.json`` or ``energy=analytical:haq``.
         budgets: such as ``latency=0.7x`` or ``size=2MB``.
-        method: one of `METHODS`.
+        method: one of `search.methods.METHODS`.
         episodes: policies to try.
         warm: let an iterative method start from the solution of the proxy loss that ``greedy`` or
             ``exact`` search finds; None starts cold.
@@ -391,9 +262,9 @@ def search(
             scorer=scorer,
             episodes=episodes - scoring.refit,
             seed=seed,
-            searcher=_searcher(
+            searcher=configured(
                 method,
-                _start(prepared.problem, optimum, warm),
+                start_policy(prepared.problem, optimum, warm),
                 objective.constraint,
                 inherited,
                 None if folder is None else lambda agent: agent.write(Path(folder.path / AGENT)),
@@ -405,7 +276,7 @@ def search(
         assert result.best is not None
         score = scorer.of(result.best)
         if score.value == -math.inf:  # zero-shot scores nothing by itself
-            raise BudgetError(_above_as_a_whole(method))
+            raise BudgetError(above_as_a_whole(method))
         found = describe(prepared, method, result.best, optimum, result.log, score)
         found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
         if folder is not None:  # what follows explains it, and may fail

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from benchmarks.train_digits import DigitsNetwork, predict, train
+from benchmarks.train_digits import DigitsNetwork, train
+from benchmarks.training import predict
 from quantization.errors import DataError
 from quantization.torch_export import export_module
 from quantmeter.reference_task import (

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from benchmarks.fashion.data import CLASSES, SIZE
+from benchmarks.training import MobileNet
 from quantization.errors import ModelError
 
 _STEM_CHANNELS = 16
@@ -16,28 +17,6 @@ _HEAD_CHANNELS = 128
 # (expansion, out_channels, stride)
 _MOBILE_BLOCKS = ((3, 24, 1), (3, 24, 1), (3, 32, 2), (3, 32, 1), (3, 48, 1))
 _RESNET_BLOCKS = ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1))  # (out_channels, stride)
-
-
-class InvertedResidual(nn.Module):
-    """Expansion 1x1, depthwise 3x3, projection 1x1 (M. Sandler et al., CVPR 2018)."""
-
-    def __init__(self, channels: int, expansion: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        hidden = channels * expansion
-        self.expand = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.expand_norm = nn.BatchNorm2d(hidden)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
-        self.depthwise_norm = nn.BatchNorm2d(hidden)
-        self.project = nn.Conv2d(hidden, out_channels, 1, bias=False)
-        self.project_norm = nn.BatchNorm2d(out_channels)
-        self.residual = stride == 1 and channels == out_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels, H, W) to (N, out_channels, H/stride, W/stride)."""
-        y = torch.relu(self.expand_norm(self.expand(x)))
-        y = torch.relu(self.depthwise_norm(self.depthwise(y)))
-        y = self.project_norm(self.project(y))
-        return x.add(y) if self.residual else y
 
 
 class BasicBlock(nn.Module):
@@ -64,30 +43,11 @@ class BasicBlock(nn.Module):
         return torch.relu(shortcut.add(y))
 
 
-class FashionMobileNet(nn.Module):
-    """Stem 3x3, five inverted residuals, head 1x1, pool, classifier: 18 layers, 34,256 weights."""
+class FashionMobileNet(MobileNet):
+    """Stem, five inverted residuals, head and classifier: 18 layers, 34,256 weights."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, _STEM_CHANNELS, 3, 2, 1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(_STEM_CHANNELS)
-        channels = _STEM_CHANNELS
-        blocks = []
-        for expansion, out_channels, stride in _MOBILE_BLOCKS:
-            blocks.append(InvertedResidual(channels, expansion, out_channels, stride))
-            channels = out_channels
-        self.features = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(channels, _HEAD_CHANNELS, 1, bias=False)
-        self.head_norm = nn.BatchNorm2d(_HEAD_CHANNELS)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(_HEAD_CHANNELS, CLASSES)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 1, 28, 28) to logits (N, 10)."""
-        x = torch.relu(self.stem_norm(self.stem(x)))
-        x = torch.relu(self.head_norm(self.head(self.features(x))))
-        logits: torch.Tensor = self.classifier(self.pool(x).flatten(1))
-        return logits
+        super().__init__(_STEM_CHANNELS, _MOBILE_BLOCKS, _HEAD_CHANNELS, CLASSES)
 
 
 class FashionResNet(nn.Module):

@@ -18,7 +18,8 @@ import onnxruntime
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from hil.ort import PROVIDER, optimized_graph, session_options
+from hil.ort import optimized_graph, session_options
+from hil.providers import CPU
 from quantization.formats import formats
 from quantization.network import Network
 from quantization.policy import Policy
@@ -110,7 +111,7 @@ def without_requantization(model: onnx.ModelProto, folder: Path) -> Operators:
     onnxruntime.InferenceSession(
         model.SerializeToString(),
         options,
-        providers=[PROVIDER],
+        providers=CPU.session_providers,
         disabled_optimizers=["WeightBiasQuantization"],
     )
     return operators(onnx.load_model(path).graph)

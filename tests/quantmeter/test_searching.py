@@ -19,8 +19,9 @@ from quantization.policy import Policy, PolicyBatch
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data
 from quantmeter.search_options import Scoring
-from quantmeter.searching import METHODS, SearchReport, search
+from quantmeter.searching import SearchReport, search
 from quantmeter.workbench import Workbench, open_workbench
+from search.methods import METHODS
 from search.oracle import Interval
 from tests.networks import Subject
 

@@ -1,0 +1,132 @@
+"""One search method run on what was prepared, and what to say where it finds nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from quantization.errors import BudgetError
+from quantization.policy import IndexArray
+from quantmeter.preparing import Prepared, Progress
+from quantmeter.refitting import joined
+from quantmeter.scoring import Scorer
+from quantmeter.search_options import CONSTRAINTS
+from search import methods
+from search.exact import Solution
+from search.greedy import greedy_policy
+from search.problem import Problem
+from search.reinforce_config import Constraint, ReinforceConfig
+from search.searcher import Searcher, SearchResult, Trial
+
+if TYPE_CHECKING:
+    from search.transfer import SavedAgent
+
+
+def configured(
+    method: str,
+    start: IndexArray | None = None,
+    constraint: str = CONSTRAINTS[0],
+    inherited: "tuple[SavedAgent, ...]" = (),
+    trained: "Callable[[SavedAgent], None] | None" = None,
+) -> Searcher:
+    """Return the search method called `method`; see `search.methods`.
+
+    Args:
+        method: one of `search.methods.METHODS`.
+        start: (L,) policy that an iterative method starts from; None starts cold.
+        constraint: see `quantmeter.search_options.Objective`.
+        inherited: agents that REINFORCE continues.
+        trained: is handed the agent of REINFORCE when its search ends.
+
+    Raises:
+        QuantmeterError: if there is none; names close matches.
+    """
+    agent: ReinforceConfig | None = None
+    if constraint in ("mask", "soft"):
+        base = ReinforceConfig() if start is None else ReinforceConfig.warm()
+        agent = replace(base, constraint=cast(Constraint, constraint))
+    settings = methods.MethodSettings(
+        start=start,
+        repair=constraint != "reject",
+        agent=agent,
+        inherited=inherited,
+        trained=trained,
+    )
+    return methods.make_searcher(method, settings)
+
+
+def run_method(
+    prepared: Prepared,
+    method: str,
+    *,
+    scorer: Scorer | None = None,
+    episodes: int = 600,
+    seed: int = 0,
+    start: IndexArray | None = None,
+    searcher: Searcher | None = None,
+    first: SearchResult | None = None,
+    record: Callable[[Trial], None] | None = None,
+    progress: Progress = lambda _share, _what: None,
+) -> SearchResult:
+    """Run one search method.
+
+    Args:
+        prepared: see `quantmeter.preparing.prepare`.
+        method: one of `search.methods.METHODS`.
+        scorer: what is maximised; None for accuracy.
+        episodes: policies to try at most.
+        seed: of every random choice.
+        start: (L,) policy that iterative methods start from; None starts cold.
+        searcher: the method itself, configured; None makes it with `start`.
+        first: what an earlier stage found; both are returned as one result.
+        record: called with each trial when it is made.
+        progress: called with the share done.
+
+    Raises:
+        BudgetError: if neither the method nor the earlier stage found a policy within the budgets.
+    """
+    result = (searcher or configured(method, start)).search(
+        prepared.problem,
+        scorer or Scorer(prepared, "accuracy"),
+        evaluations=episodes,
+        seed=seed,
+        progress=progress,
+        record=record,
+    )
+    if first is not None:
+        result = joined(prepared, first, result)
+    if result.best is None:
+        raise BudgetError(_nothing_found(method, result))
+    return result
+
+
+def _nothing_found(method: str, result: SearchResult) -> str:
+    """Say why no policy was found, and what to do next."""
+    if not result.trials:
+        return f"{method} found no policy within the budgets; try --method exact"
+    if not methods.METHODS[method].iterative:
+        return above_as_a_whole(method)
+    return (
+        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole; "
+        "give more --episodes or a larger budget"
+    )
+
+
+def above_as_a_whole(method: str) -> str:
+    """Say that the one policy of `method` was rejected, and what to do next."""
+    return (
+        f"what {method} found is above a budget as a whole; take an iterative method, such as "
+        "--method reinforce --warm"
+    )
+
+
+def start_policy(problem: Problem, optimum: Solution, warm: str | None) -> IndexArray | None:
+    """Return the policy that a search starts from, (L,).
+
+    None to start cold, or if greedy search finds nothing within the budgets.
+    """
+    if warm is None:
+        return None
+    if warm == "exact":
+        return optimum.index
+    found = greedy_policy(problem)
+    return None if found is None else found[0]
