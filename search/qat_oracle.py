@@ -1,6 +1,6 @@
 """Accuracy after training with quantization in the loop, and the two phases that use it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ class QatOracle:
         recipe: `PHASE_1` (short) by default; `PHASE_2` makes it a full oracle.
         seed: of the training.
         augment: changes a batch of training images at random.
+        on_epoch: called after every epoch of any training with its number, from 1, and its mean
+            loss.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class QatOracle:
         *,
         seed: int = 0,
         augment: Augment | None = None,
+        on_epoch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.exporter, self.recipe = exporter, recipe
         self._calibration, self._examples, self._scored = calibration, examples, scored
-        self._seed, self._augment = seed, augment
+        self._seed, self._augment, self._on_epoch = seed, augment, on_epoch
         self._known: dict[tuple[str, ...], float] = {}
 
     @property
@@ -96,7 +99,14 @@ class QatOracle:
         return accuracy(network, self._scored)
 
     def _train(self, network: QatNetwork, recipe: Recipe) -> None:
-        train(network, self._examples, recipe, seed=self._seed, augment=self._augment)
+        train(
+            network,
+            self._examples,
+            recipe,
+            seed=self._seed,
+            augment=self._augment,
+            on_epoch=self._on_epoch,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,6 +128,22 @@ def test_what_was_scored_before_is_trained_again_only_if_it_goes_on() -> None:
     assert len(passes) == 3 + 1 + RECIPE.epochs * 1
 
 
+def test_every_epoch_of_both_phases_is_told() -> None:
+    given = subject(small_mobilenet(), 16)
+    shown = examples(given)
+    told: list[int] = []
+    short = QatOracle(
+        given.exporter,
+        given.calibration,
+        shown,
+        shown,
+        replace(RECIPE, epochs=2),
+        on_epoch=lambda number, _loss: told.append(number),
+    )
+    fine_tune(short, [batch(given, 2)[0]], keep=1, recipe=RECIPE)
+    assert told == [1, 2, 1, 2, 3]
+
+
 def test_fine_tuning_nothing_is_refused() -> None:
     given = subject(small_mobilenet(), 16)
     with pytest.raises(DataError, match="at least one candidate"):
