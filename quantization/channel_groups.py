@@ -10,7 +10,10 @@ from quantization.errors import BitWidthError
 
 _GROUP = re.compile(r"(w\d+a\d+)\[([^\[\]]*)\]")
 _SPAN = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
-_EXPECTED = "channel groups are written as w2a8[0-11,13]+w4a8[12,14-15]"
+IN_FILE = 'channel groups are written as {"w2a8": "0-11,13", "w4a8": "12,14-15"}'
+"""What is said of channel groups in a policy file that are none."""
+
+_IN_TEXT = "channel groups are written as w2a8[0-11,13]+w4a8[12,14-15]"
 
 
 class ChannelGroups(BitWidths):
@@ -50,15 +53,16 @@ class ChannelGroups(BitWidths):
         every = sorted(channel for each in listed.values() for channel in each)
         if len(listed) < 2 or not all(listed.values()):
             raise BitWidthError(
-                "channel groups are at least two widths with a channel each; write one width as "
-                "wNaM"
+                "channel groups are at least two widths with a channel each; a single width is "
+                'written as "w4a8"'
             )
         if any(BitWidths(width, activations).is_float for width in listed):
             raise BitWidthError("channel groups have integer weights; a layer is float as a whole")
         if every != list(range(len(every))):
-            odd = next((c for i, c in enumerate(every) if c != i), len(every))
+            place, odd = next((i, c) for i, c in enumerate(every) if c != i)
+            what = f"channel {place} is in none" if odd > place else f"channel {odd} is there twice"
             raise BitWidthError(
-                f"channel groups hold every channel from 0 on once; see channel {odd}"
+                f"channel groups hold every channel from 0 on once, and {what}; mend the channels"
             )
         object.__setattr__(self, "activations", operator.index(activations))
         object.__setattr__(self, "half", False)
@@ -71,9 +75,11 @@ class ChannelGroups(BitWidths):
         Raises:
             BitWidthError: always.
         """
+        widths = " and ".join(map(str, self.weight_widths))
         raise BitWidthError(
-            "one weight width a layer is expected here, and a layer of this policy has channel "
-            "groups; give that layer one width"
+            f"one weight width a layer is expected here, and a layer of {self.channel_count} "
+            f"channels has channel groups of {widths} bits; give that layer one width, such as "
+            f'"w{self.weight_widths[-1]}a{self.activations}"'
         )
 
     @property
@@ -129,16 +135,23 @@ def parse_groups(texts: Mapping[str, str]) -> ChannelGroups:
     """Read channel groups from what `ChannelGroups.texts` returns.
 
     Raises:
-        BitWidthError: if a text is none, or the groups differ in their activations.
+        BitWidthError: if a text is none, or the groups differ in their activations; says how groups
+            are written in a policy file.
     """
-    if not all(isinstance(each, str) for each in texts.values()):
-        raise BitWidthError(_EXPECTED)
-    found = {BitWidths.parse(bits): _parse_spans(each) for bits, each in texts.items()}
+    return _of_spans(texts, IN_FILE)
+
+
+def _of_spans(texts: Mapping[str, object], expected: str) -> ChannelGroups:
+    """Read channel groups; `expected` says how they are written."""
+    listed = {bits: each for bits, each in texts.items() if isinstance(each, str)}
+    if len(listed) != len(texts):
+        raise BitWidthError(expected)
+    found = {BitWidths.parse(bits): _parse_spans(each, expected) for bits, each in listed.items()}
     activations = {bits.activations for bits in found}
     if len(activations) > 1:
         raise BitWidthError("channel groups of a layer read the same activations, at one width")
     if len(found) != len(texts) or any(bits.is_float for bits in found):
-        raise BitWidthError(_EXPECTED)
+        raise BitWidthError(expected)
     widths = {bits.weights: each for bits, each in found.items()}
     return ChannelGroups(activations.pop() if activations else 8, widths)
 
@@ -154,17 +167,17 @@ def parse_bits(text: str) -> BitWidths:
     matches = [_GROUP.fullmatch(part.strip()) for part in text.split("+")]
     found = {match[1]: match[2] for match in matches if match is not None}
     if len(found) != len(matches):
-        raise BitWidthError(f"{text!r}: {_EXPECTED}")
-    return parse_groups(found)
+        raise BitWidthError(f"{text!r}: {_IN_TEXT}")
+    return _of_spans(found, _IN_TEXT)
 
 
-def _parse_spans(text: str) -> list[int]:
+def _parse_spans(text: str, expected: str) -> list[int]:
     """Read ``0-11,13``."""
     channels: list[int] = []
     for part in text.split(","):
         match = _SPAN.fullmatch(part.strip())
         if match is None:
-            raise BitWidthError(f"{text!r} lists no channels; {_EXPECTED}")
+            raise BitWidthError(f"{text!r} lists no channels; {expected}")
         channels += range(int(match[1]), int(match[2] or match[1]) + 1)
     return channels
 

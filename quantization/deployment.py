@@ -132,7 +132,10 @@ def misfit_of(layer: Layer, bits: BitWidths) -> str:
         what = "a ConvTranspose" if layer.has_weights else "a product of two activations"
         return f"{what} has no channel groups; give it one width"
     if bits.channel_count != layer.out_channels:
-        return f"channel groups of {bits.channel_count} channels, but it has {layer.out_channels}"
+        return (
+            f"channel groups of {bits.channel_count} channels, but it has {layer.out_channels}: "
+            f"name every channel from 0 to {layer.out_channels - 1} once"
+        )
     return ""
 
 

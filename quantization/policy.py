@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantization.bits import FLOAT32, BitWidths
-from quantization.channel_groups import ChannelGroups, parse_groups
+from quantization.channel_groups import IN_FILE, ChannelGroups, parse_groups
 from quantization.deployment import check_options, misfit_of
 from quantization.errors import BitWidthError, PolicyError
 from quantization.network import Network
@@ -80,8 +80,8 @@ class Policy:
         """Read the text of a policy file.
 
         Raises:
-            PolicyError: if `text` is no policy, of a newer version, names a layer twice, or gives
-                a layer bits that are none.
+            PolicyError: if `text` is no policy, of a newer version, names a layer twice, gives a
+                layer bits that are none, or channel groups in a file of the version without them.
         """
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)
@@ -100,10 +100,13 @@ class Policy:
         layers, options = content["layers"], content.get("options", {})
         if not isinstance(layers, dict) or not isinstance(options, dict):
             raise PolicyError("`layers` and `options` of a policy are JSON objects")
-        try:
-            return cls({name: _bits(bits) for name, bits in layers.items()}, options)
-        except BitWidthError as error:
-            raise PolicyError(str(error)) from None
+        grouped = [name for name, bits in layers.items() if isinstance(bits, dict)]
+        if grouped and version == VERSION:
+            raise PolicyError(
+                f"layer {grouped[0]!r} has channel groups, which version {VERSION} does not know: "
+                f'write "version": {GROUPS_VERSION}'
+            )
+        return cls({name: _bits(name, bits) for name, bits in layers.items()}, options)
 
     @classmethod
     def read(cls, path: str | Path) -> "Policy":
@@ -121,9 +124,13 @@ class Policy:
             raise PolicyError(f"{path}: {error}") from None
 
 
-def _bits(written: object) -> BitWidths:
+def _bits(layer: str, written: object) -> BitWidths:
     """Read what stands beside a layer's name in a policy file."""
-    return parse_groups(written) if isinstance(written, dict) else BitWidths.parse(str(written))
+    try:
+        return parse_groups(written) if isinstance(written, dict) else BitWidths.parse(str(written))
+    except BitWidthError as error:
+        meant = f"; {IN_FILE}" if isinstance(written, str) and "[" in written else ""
+        raise PolicyError(f"layer {layer!r}: {error}{meant}") from None
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -6,6 +6,8 @@ from rich import box
 from rich.table import Table
 
 from costmodels.units import Metric, Unit, format_quantity
+from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups, parse_bits
 from search.certificate import Certificate, ShadowPrice
 from search.pareto import FrontPoint
 from search.patterns import ALPHA, GroupBits, Patterns
@@ -42,12 +44,18 @@ def certificate_lines(certificate: Certificate) -> list[str]:
 def _optimum(certificate: Certificate) -> str:
     loss, best = certificate.loss, certificate.optimum
     if certificate.proven:
-        above = "above" if certificate.gap is None else f"{certificate.gap:.2%} above"
+        gap = certificate.gap
+        above = "above" if gap is None else f"{gap:.2%} above"
         if loss <= best:
             above = "equal to"
-        return f"proxy loss {loss:.4g}: {above} the proved optimum {best:.4g}"
+        if certificate.grouped and loss < best and gap is not None:
+            above = f"by channel groups {-gap:.2%} below"
+        of = " of one width a layer" if certificate.grouped else ""
+        return f"proxy loss {loss:.4g}: {above} the proved optimum {best:.4g}{of}"
     bound = f"no policy has less than {certificate.bound:.4g}"
-    if certificate.gap_at_most is not None:
+    if certificate.grouped:
+        bound += " with one width a layer"
+    elif certificate.gap_at_most is not None:
         bound += f", so the policy is at most {certificate.gap_at_most:.2%} above the optimum"
     return f"proxy loss {loss:.4g}: the solver found {best:.4g} in time; {bound}"
 
@@ -107,7 +115,7 @@ def dearest_table(certificate: Certificate, count: int = 5) -> Table:
         made.add_column("itself", justify="right")
     by_name = {m: {layer.name: layer for layer in certificate.layers[m]} for m in metrics}
     for name in names:
-        row = [name, next(iter(by_name.values()))[name].bits]
+        row = [name, short_bits(parse_bits(next(iter(by_name.values()))[name].bits))]
         for metric in metrics:
             layer, unit = by_name[metric][name], certificate.units[metric]
             total = certificate.totals[metric]
@@ -115,6 +123,13 @@ def dearest_table(certificate: Certificate, count: int = 5) -> Table:
             row += [format_quantity(layer.cost, unit), share, format_quantity(layer.unary, unit)]
         made.add_row(*row)
     return made
+
+
+def short_bits(bits: BitWidths) -> str:
+    """Return bit-widths as a table has room for them: of channel groups, how many channels."""
+    if not isinstance(bits, ChannelGroups):
+        return str(bits)
+    return " + ".join(f"{len(each)} w{width}a{bits.activations}" for width, each in bits.groups)
 
 
 def pattern_table(patterns: Patterns) -> Table:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from costmodels.units import Metric, Unit
 from quantization.errors import BudgetError
 from quantization.policy import IndexArray
@@ -19,47 +17,7 @@ from search.exact import Solution, Solver, UnsolvedError
 from search.layer_costs import LayerCost, layer_costs
 from search.problem import Problem
 from search.searcher import Trial
-
-_FEWEST_TRIALS = 10
-_NEAREST = 0.5
-"""Share of the trials, those of the least proxy loss, that a slope is measured on."""
-
-_MOST_TRIALS = 500
-"""Trials a slope is measured on at most: all pairs are looked at."""
-
-
-@dataclass(frozen=True)
-class Slope:
-    """How much score goes with proxy loss, measured on trials.
-
-    Args:
-        mid: score lost per unit of proxy loss.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        trials: how many it was measured on.
-    """
-
-    mid: float
-    low: float
-    high: float
-    trials: int
-
-    @property
-    def told(self) -> bool:
-        """Whether the interval leaves out 0: else proxy loss and score were not seen to go along.
-
-        A negative slope counts as not told: less proxy loss does not cost accuracy.
-        """
-        return self.low > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the slope as JSON values."""
-        return {
-            "score_per_loss": self.mid,
-            "interval": [self.low, self.high],
-            "trials": self.trials,
-            "told": self.told,
-        }
+from search.slope import Slope, measured_slope
 
 
 @dataclass(frozen=True)
@@ -135,6 +93,8 @@ class Certificate:
         units: of each metric.
         slope: how much score goes with proxy loss, if trials were given that tell.
         unsolved: why a budget has no price, by metric.
+        grouped: whether that policy may have channel groups, and so lie below the optimum, which is
+            that of one width a layer.
     """
 
     optimum: float
@@ -148,16 +108,23 @@ class Certificate:
     units: Mapping[Metric, Unit]
     slope: Slope | None = None
     unsolved: Mapping[Metric, str] = field(default_factory=dict)
+    grouped: bool = False
 
     @property
     def gap(self) -> float | None:
         """Proxy loss of the policy over the optimum, less 1; None if the optimum is 0."""
-        return max(self.loss / self.optimum - 1.0, 0.0) if self.optimum > 0 else None
+        return self._above(self.optimum)
 
     @property
     def gap_at_most(self) -> float | None:
         """Proxy loss of the policy over the bound, less 1; None if the bound is not positive."""
-        return max(self.loss / self.bound - 1.0, 0.0) if self.bound > 0 else None
+        return self._above(self.bound)
+
+    def _above(self, loss: float) -> float | None:
+        if loss <= 0:
+            return None
+        share = self.loss / loss - 1.0
+        return share if self.grouped else max(share, 0.0)
 
     def score_of(self, loss: float) -> tuple[float, float, float] | None:
         """Return the score that goes with so much proxy loss, with its interval; None if not told.
@@ -183,6 +150,7 @@ class Certificate:
             "proxy_loss": self.loss,
             "gap": self.gap,
             "gap_at_most": self.gap_at_most,
+            "grouped": self.grouped,
             "budgets": budgets,
             "unsolved": {metric.value: why for metric, why in self.unsolved.items()},
             "slope": None if self.slope is None else self.slope.to_dict(),
@@ -200,6 +168,7 @@ def certify(
     trials: Sequence[Trial] = (),
     step: float = 0.05,
     seconds: float = 60.0,
+    refined: Problem | None = None,
 ) -> Certificate:
     """Return the certificate of a policy.
 
@@ -211,6 +180,7 @@ def certify(
         step: how far each budget is moved to either side, as a share of it.
         seconds: of each of the three solves that a budget takes; one that finds nothing in time
             leaves the budget without a price.
+        refined: the same problem with channel groups among its choices, if `policy` is one of it.
 
     Raises:
         BudgetError: if the step is not between 0 and 1.
@@ -218,7 +188,8 @@ def certify(
     if not 0 < step < 1:
         raise BudgetError(f"a budget is moved by a share between 0 and 1, not {step}")
     judged = solution.index if policy is None else policy
-    costs = {metric: float(cost[0]) for metric, cost in problem.costs(judged[None]).items()}
+    within = problem if refined is None else refined
+    costs = {metric: float(cost[0]) for metric, cost in within.costs(judged[None]).items()}
     solver = Solver(problem, seconds)
     prices, unsolved = [], {}
     for metric in problem.budgets:
@@ -231,39 +202,18 @@ def certify(
         max(0.0, solution.bound),  # losses are not negative, whatever a stopped solver can tell
         solution.proven,
         solution.status,
-        float(problem.proxy_loss(judged[None])[0]),
+        float(within.proxy_loss(judged[None])[0]),
         tuple(prices),
         {
-            metric: tuple(sorted(layer_costs(problem, judged, metric), key=lambda c: -c.cost))
-            for metric in problem.tables
+            metric: tuple(sorted(layer_costs(within, judged, metric), key=lambda c: -c.cost))
+            for metric in within.tables
         },
         costs,
         {metric: table.unit for metric, table in problem.tables.items()},
         measured_slope(trials),
         unsolved,
+        grouped=refined is not None,
     )
-
-
-def measured_slope(trials: Sequence[Trial]) -> Slope | None:
-    """Return how much score goes with proxy loss; None if fewer than ten trials tell.
-
-    The Theil-Sen slope (the median of the slopes of all pairs) and its 95 % interval (Sen, Journal
-    of the American Statistical Association 63, 1968), over the half of the trials of the least
-    proxy loss: near the optimum the relation is not that of policies that fail.
-
-    Args:
-        trials: those whose score is not finite are left out.
-    """
-    measured = sorted((t for t in trials if np.isfinite(t.score)), key=lambda t: t.loss)
-    count = max(_FEWEST_TRIALS, int(np.ceil(_NEAREST * len(measured))))
-    nearest = measured[: min(count, _MOST_TRIALS)]
-    if len(nearest) < _FEWEST_TRIALS or nearest[0].loss == nearest[-1].loss:
-        return None
-    from scipy.stats import theilslopes
-
-    found = theilslopes([t.score for t in nearest], [t.loss for t in nearest])
-    slope, _, low, high = map(float, found)
-    return Slope(-slope, -high, -low, len(nearest))
 
 
 def _price(solver: Solver, solution: Solution, metric: Metric, share: float) -> ShadowPrice:

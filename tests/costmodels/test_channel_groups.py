@@ -172,7 +172,7 @@ def test_a_width_that_does_not_run_is_told_with_layer_and_groups(name: str) -> N
 def test_a_picture_with_one_width_a_layer_refuses_groups_in_one_line() -> None:
     network = small_mobilenet()
     bits = [split("stem"), *[BitWidths(4, 8)] * (len(network.layers) - 1)]
-    with pytest.raises(BitWidthError, match="has channel groups; give that layer one width"):
+    with pytest.raises(BitWidthError, match=r"has channel groups.*give that layer one width"):
         roofline(find("bit-fusion"), network.layers, bits)  # type: ignore[arg-type]
 
 

@@ -86,7 +86,10 @@ def test_all_groups_read_and_write_what_one_width_would() -> None:
 
 
 def test_there_is_no_one_weight_width_to_be_misread() -> None:
-    with pytest.raises(BitWidthError, match="has channel groups; give that layer one width"):
+    expected = (
+        'a layer of 5 channels has channel groups of 2 and 4 bits; give that layer one .*"w4a8"'
+    )
+    with pytest.raises(BitWidthError, match=expected):
         _ = MIXED.weights
 
 
@@ -97,9 +100,12 @@ def test_there_is_no_one_weight_width_to_be_misread() -> None:
         ({"w4a8": "0-3"}, "at least two widths"),
         ({"w4a8": "0-3", "w2a8": ""}, "'' lists no channels"),
         ({"w4a8": "0-3", "w2a8": "3-1"}, "with a channel each"),
-        ({"w4a8": "0-3", "w2a8": "3"}, "every channel from 0 on once; see channel 3"),
-        ({"w4a8": "0-1", "w2a8": "3"}, "see channel 3"),
-        ({"w4a8": "1", "w2a8": "2"}, "see channel 1"),
+        (
+            {"w4a8": "0-3", "w2a8": "3"},
+            "every channel from 0 on once, and channel 3 is there twice",
+        ),
+        ({"w4a8": "0-1", "w2a8": "3"}, "channel 2 is in none"),
+        ({"w4a8": "1", "w2a8": "2"}, "channel 0 is in none"),
         ({"w4a8": "0", "w2a4": "1"}, "read the same activations"),
         ({"w4a8": "0", "w04a8": "1"}, "channel groups are written as"),
         ({"w4a8": "0", "fp16": "1"}, "same activations"),
@@ -107,13 +113,26 @@ def test_there_is_no_one_weight_width_to_be_misread() -> None:
         ({"w4a8": "0", "w9a8": "1"}, "no such bit-width"),
         ({"w4a8": "-1", "w2a8": "0"}, "lists no channels"),
         ({"w4a8": [0], "w2a8": [1]}, "channel groups are written as"),
+        ("w2a8[1]+w4a8[0]", "is no bit-width.*channel groups are written as"),
     ],
 )
-def test_what_is_no_grouping_is_one_line_that_says_why(layer: object, message: str) -> None:
-    text = json.dumps({"version": 2, "layers": {"a": layer}})
-    with pytest.raises(PolicyError, match=message) as caught:
+def test_what_is_no_grouping_is_one_line_that_names_the_layer(layer: object, message: str) -> None:
+    text = json.dumps({"version": 2, "layers": {"fine": "w8a8", "stem": layer}})
+    with pytest.raises(PolicyError, match=f"layer 'stem': .*{message}") as caught:
         Policy.from_json(text)
-    assert "\n" not in str(caught.value)
+    told = str(caught.value)
+    assert "\n" not in told
+    example = told.partition("channel groups are written as ")[2]
+    if example:  # it is JSON that a policy file may hold
+        again = json.dumps({"version": 2, "layers": {"stem": json.loads(example)}})
+        assert Policy.from_json(again)["stem"].weight_widths == (2, 4)
+
+
+def test_the_version_without_channel_groups_does_not_hold_any() -> None:
+    content = {"version": 1, "layers": {"fine": "w8a8", "stem": MIXED.texts}}
+    with pytest.raises(PolicyError, match=r"layer 'stem' has channel groups.*\"version\": 2"):
+        Policy.from_json(json.dumps(content))
+    assert Policy.from_json(json.dumps({**content, "version": 2}))["stem"] == MIXED
 
 
 @pytest.mark.parametrize("text", ["w2a8[0]w4a8[1]", "w2a8[0]+", "[0]+w4a8[1]", "w2a8[0]+w2a8[1]"])
@@ -133,7 +152,7 @@ def test_only_a_policy_with_groups_is_a_file_of_the_newer_version() -> None:
 
 
 def test_a_policy_whose_groups_are_of_other_channels_names_the_layer(small: Subject) -> None:
-    with pytest.raises(PolicyError, match="layer 'stem': channel groups of 5 channels, but it has"):
+    with pytest.raises(PolicyError, match=r"'stem': .*5 channels, but it has 16: name every"):
         Policy({"stem": MIXED}).check(small.network)
 
 

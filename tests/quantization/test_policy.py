@@ -107,7 +107,7 @@ def test_reading_names_the_file_in_every_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"policy\.json: not a text file"):
         Policy.read(path)
     path.write_text('{"version": 1, "layers": {"a": "w7a9"}}')
-    with pytest.raises(PolicyError, match=r"policy\.json: no such bit-width"):
+    with pytest.raises(PolicyError, match=r"policy\.json: layer 'a': no such bit-width"):
         Policy.read(path)
     path.write_text(Policy({"a": BitWidths(8, 8)}, {"accuracy_level": 4}).to_json())
     assert Policy.read(path) == Policy({"a": BitWidths(8, 8)}, {"accuracy_level": 4})

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES
+from quantization.channel_groups import parse_bits
 from quantization.policy import PolicyBatch
 from quantization.reading import read_network
 from quantmeter.certificate import (
@@ -13,13 +14,15 @@ from quantmeter.certificate import (
     dearest_table,
     front_table,
     pattern_table,
+    short_bits,
 )
 from quantmeter.reference_task import SHIPPED_MODEL
-from search.certificate import Slope, certify
+from search.certificate import certify
 from search.exact import solve
 from search.pareto import proxy_front, with_trials
 from search.patterns import layer_groups, measure_patterns
 from search.searcher import Trial
+from search.slope import Slope
 from tests.search.networks import problem, residual
 
 LATENCY, SIZE = Metric.LATENCY, Metric.SIZE
@@ -53,6 +56,23 @@ def test_the_lines_say_what_is_proved_and_what_a_step_is_worth(made):
     assert "solved again" in note
     worse = replace(made, loss=1.25 * made.optimum)
     assert "25.00% above the proved optimum" in certificate_lines(worse)[0]
+
+
+def test_a_policy_with_channel_groups_is_told_beside_the_optimum_of_one_width_a_layer(made):
+    better = replace(made, loss=0.9 * made.optimum, grouped=True)
+    expected = f"by channel groups 10.00% below the proved optimum {made.optimum:.4g} of one width"
+    assert expected in certificate_lines(better)[0]
+    worse = replace(made, loss=1.25 * made.optimum, grouped=True)
+    assert "25.00% above the proved optimum" in certificate_lines(worse)[0]
+    unproven = certificate_lines(replace(better, proven=False, bound=0.8 * made.optimum))[0]
+    assert unproven.endswith(
+        f"no policy has less than {0.8 * made.optimum:.4g} with one width a layer"
+    )
+
+
+def test_channel_groups_take_no_more_room_than_how_many_channels_they_have():
+    assert short_bits(parse_bits("w2a8[0-4,9]+w4a8[5-8]")) == "6 w2a8 + 4 w4a8"
+    assert short_bits(parse_bits("w4a8")) == "w4a8"
 
 
 def test_points_are_told_only_with_a_slope_that_is_told(made):

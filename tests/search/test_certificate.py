@@ -9,12 +9,13 @@ from costmodels.table import Cells, Provenance
 from costmodels.units import Metric
 from quantization.bits import FLOAT32, parse_choices
 from quantization.errors import BudgetError
-from search.certificate import certify, measured_slope
+from search.certificate import certify
 from search.exact import Solver, UnsolvedError, solve
 from search.layer_costs import layer_costs
 from search.problem import Problem
 from search.sampling import random_policies
 from search.searcher import Trial
+from search.slope import measured_slope
 from tests.search.networks import (
     NETWORKS,
     RICH_CHOICES,

@@ -18,6 +18,7 @@ from quantization.gradients import FloatNetwork, squared_gradients
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 from search import channel_groups
+from search.certificate import certify
 from search.channel_groups import Tables, channel_costs, refine
 from search.exact import solve
 from search.problem import Problem
@@ -100,6 +101,29 @@ def test_groups_lose_what_their_channels_lose() -> None:
         else:
             expected += costs[name, bits.weights].sum()
     assert found.losses[1] == pytest.approx(expected)
+
+
+def test_the_certificate_of_a_refined_policy_judges_it_as_it_is() -> None:
+    network = small_mobilenet()
+    tables = by_energy(network)
+    problem, costs = posed(network, tables, 1, 0.3)
+    best = solve(problem)
+    found = refine(problem, best.index, costs, tables)
+    made = certify(problem, best, found.index, refined=found.problem)
+    assert (made.optimum, made.loss) == (pytest.approx(best.loss), found.losses[1])
+    assert made.gap == pytest.approx(found.losses[1] / best.loss - 1)
+    assert made.gap is not None
+    assert made.gap < 0
+    [cost] = found.problem.costs(found.index[None])[Metric.ENERGY]
+    assert made.totals[Metric.ENERGY] == pytest.approx(cost)
+    listed = made.layers[Metric.ENERGY]
+    assert {layer.name: layer.bits for layer in listed} == {
+        name: str(bits) for name, bits in found.policy.layers.items()
+    }
+    assert sum(layer.cost for layer in listed) == pytest.approx(cost)
+    plain = certify(problem, best)
+    assert made.prices == plain.prices, "budgets are worth what they are worth to one width a layer"
+    assert (plain.grouped, plain.gap) == (False, 0.0)
 
 
 def test_layers_keep_their_width_or_split_around_it() -> None:
