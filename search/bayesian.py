@@ -4,16 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantization.policy import IndexArray
-from search.archive import Ledger
 from search.problem import Problem
-from search.proposing import explore
-from search.searcher import Evaluate, Progress, Record, SearchResult
+from search.proposing import Iterative
 from search.studies import Study, require_optuna
 
 
 @dataclass(frozen=True, eq=False)
-class Bayesian:
+class Bayesian(Iterative):
     """Proposes where good policies are dense and bad ones are rare, one at a time.
 
     The densities of good and of bad policies are estimated over all decisions together. Until ten
@@ -27,21 +24,15 @@ class Bayesian:
         repaired: whether infeasible policies are repaired or rejected.
     """
 
-    start: IndexArray | None = None
-    repaired: bool = True
     name: str = "bayesian"
 
-    def search(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        *,
-        evaluations: int,
-        seed: int,
-        progress: Progress | None = None,
-        record: Record | None = None,
-    ) -> SearchResult:
-        """See `search.searcher.Searcher`.
+    @property
+    def batch(self) -> int:
+        """See `search.proposing.Iterative`: each proposal knows all scores before it."""
+        return 1
+
+    def proposer(self, problem: Problem, seed: int) -> Study:
+        """See `search.proposing.Iterative`.
 
         Raises:
             QuantmeterError: if optuna is not installed.
@@ -49,16 +40,5 @@ class Bayesian:
         require_optuna(self.name)
         from optuna.samplers import TPESampler
 
-        ledger = Ledger(problem, evaluate, evaluations, progress, record)
         none = np.empty((0, len(problem.network.layers)), np.uint8)
-        study = Study(problem, TPESampler(seed=seed, multivariate=True), none)
-        log = explore(
-            problem,
-            ledger,
-            study,
-            name=self.name,
-            start=self.start,
-            repaired=self.repaired,
-            batch=1,
-        )
-        return ledger.result(log)
+        return Study(problem, TPESampler(seed=seed, multivariate=True), none)

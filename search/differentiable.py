@@ -8,11 +8,9 @@ from torch import Tensor
 
 from costmodels.table import FloatArray
 from quantization.policy import IndexArray
-from search.archive import Ledger
 from search.problem import Problem
-from search.proposing import explore
+from search.proposing import Iterative, Proposer
 from search.relaxation import Relaxation
-from search.searcher import Evaluate, Progress, Record, SearchResult
 
 _TINY = 1e-12
 
@@ -44,7 +42,7 @@ class DifferentiableConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Differentiable:
+class Differentiable(Iterative):
     """Descends on the expected proxy loss under the expected costs, and scores what it draws.
 
         minimise over logits:  log E[loss] + sum_m lambda_m max(0, E[cost_m] / budget_m - 1)
@@ -63,37 +61,20 @@ class Differentiable:
         config: the knobs.
     """
 
-    start: IndexArray | None = None
-    repaired: bool = True
     config: DifferentiableConfig = field(default_factory=DifferentiableConfig)
     name: str = "differentiable"
 
-    def search(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        *,
-        evaluations: int,
-        seed: int,
-        progress: Progress | None = None,
-        record: Record | None = None,
-    ) -> SearchResult:
-        """See `search.searcher.Searcher`."""
-        ledger = Ledger(problem, evaluate, evaluations, progress, record)
-        descents = _Descents(problem, self.config, self.start, seed)
-        log = explore(
-            problem,
-            ledger,
-            descents,
-            name=self.name,
-            start=self.start,
-            repaired=self.repaired,
-            batch=self.config.batch,
-        )
-        return ledger.result({**log, "descents": float(descents.count)})
+    @property
+    def batch(self) -> int:
+        """See `search.proposing.Iterative`."""
+        return self.config.batch
+
+    def proposer(self, problem: Problem, seed: int) -> Proposer:
+        """See `search.proposing.Iterative`."""
+        return _Descents(problem, self.config, self.start, seed)
 
 
-class _Descents:
+class _Descents(Proposer):
     """One descent after another; proposes what their chances yield."""
 
     def __init__(
@@ -153,3 +134,7 @@ class _Descents:
 
     def learn(self, index: IndexArray, scores: FloatArray, violation: FloatArray) -> None:
         """See `search.proposing.Proposer`; the gradient comes from the proxy."""
+
+    def figures(self) -> dict[str, float]:
+        """See `search.proposing.Proposer`."""
+        return {"descents": float(self.count)}

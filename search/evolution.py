@@ -4,17 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantization.policy import IndexArray
-from search.archive import Ledger
 from search.mutation import mutants
 from search.problem import Problem
-from search.proposing import explore
-from search.searcher import Evaluate, Progress, Record, SearchResult
+from search.proposing import Iterative
 from search.studies import Study, require_optuna
 
 
 @dataclass(frozen=True, eq=False)
-class Evolution:
+class Evolution(Iterative):
     """A genetic algorithm over policies: uniform crossover, mutation, survival of the best.
 
     With a start, the first generation is the start and mutated copies of it; without, it is drawn
@@ -32,23 +29,17 @@ class Evolution:
         mutation_rate: chance that a decision of a copy of the start is drawn anew.
     """
 
-    start: IndexArray | None = None
-    repaired: bool = True
     population: int = 20
     mutation_rate: float = 0.1
     name: str = "evolution"
 
-    def search(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        *,
-        evaluations: int,
-        seed: int,
-        progress: Progress | None = None,
-        record: Record | None = None,
-    ) -> SearchResult:
-        """See `search.searcher.Searcher`.
+    @property
+    def batch(self) -> int:
+        """See `search.proposing.Iterative`: a generation."""
+        return self.population
+
+    def proposer(self, problem: Problem, seed: int) -> Study:
+        """See `search.proposing.Iterative`.
 
         Raises:
             QuantmeterError: if optuna is not installed.
@@ -56,19 +47,8 @@ class Evolution:
         require_optuna(self.name)
         from optuna.samplers import NSGAIISampler
 
-        ledger = Ledger(problem, evaluate, evaluations, progress, record)
         first = np.empty((0, len(problem.network.layers)), np.uint8)
         if self.start is not None:
             rng = np.random.default_rng(seed)
             first = mutants(problem, self.start, self.population - 1, rng, self.mutation_rate)
-        study = Study(problem, NSGAIISampler(population_size=self.population, seed=seed), first)
-        log = explore(
-            problem,
-            ledger,
-            study,
-            name=self.name,
-            start=self.start,
-            repaired=self.repaired,
-            batch=self.population,
-        )
-        return ledger.result(log)
+        return Study(problem, NSGAIISampler(population_size=self.population, seed=seed), first)

@@ -6,18 +6,14 @@ import numpy as np
 
 from costmodels.table import FloatArray
 from quantization.policy import IndexArray
-from search.archive import Ledger
 from search.mutation import mutants
 from search.problem import Problem
-from search.proposing import explore
+from search.proposing import Iterative, Proposer
 from search.sampling import random_policies
-from search.searcher import Evaluate, Progress, Record, SearchResult
-
-_BATCH = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbourhood:
+class Neighbourhood(Iterative):
     """Scores changed copies of the best policy found so far; begins at the start.
 
     Without a start it begins at random policies. Like a (1+10) evolution strategy without
@@ -30,37 +26,15 @@ class Neighbourhood:
         changes: decisions that are drawn anew, on average.
     """
 
-    start: IndexArray | None = None
-    repaired: bool = True
     changes: float = 2.0
     name: str = "neighbourhood"
 
-    def search(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        *,
-        evaluations: int,
-        seed: int,
-        progress: Progress | None = None,
-        record: Record | None = None,
-    ) -> SearchResult:
-        """See `search.searcher.Searcher`."""
-        ledger = Ledger(problem, evaluate, evaluations, progress, record)
-        climb = _Climb(problem, np.random.default_rng(seed), self.changes)
-        log = explore(
-            problem,
-            ledger,
-            climb,
-            name=self.name,
-            start=self.start,
-            repaired=self.repaired,
-            batch=_BATCH,
-        )
-        return ledger.result(log)
+    def proposer(self, problem: Problem, seed: int) -> Proposer:
+        """See `search.proposing.Iterative`."""
+        return _Climb(problem, np.random.default_rng(seed), self.changes)
 
 
-class _Climb:
+class _Climb(Proposer):
     """Proposes around the best policy so far."""
 
     def __init__(self, problem: Problem, rng: np.random.Generator, changes: float) -> None:

@@ -1,5 +1,7 @@
 """The loop of every method that proposes policies, sees their scores, and proposes again."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +12,7 @@ from search.archive import Ledger
 from search.exact import solve
 from search.problem import Problem
 from search.repair import judge, repair
+from search.searcher import Evaluate, Progress, Record, SearchResult
 
 PATIENCE = 500
 """Proposals in a row without a new feasible policy after which a search gives up."""
@@ -30,16 +33,56 @@ class Proposer(Protocol):
             violation: (P,) how far each is from feasible, positive where it is not.
         """
 
+    def figures(self) -> dict[str, float]:
+        """Return what it tells of itself in the log: nothing, unless it says so."""
+        return {}
 
-def explore(
-    problem: Problem,
-    ledger: Ledger,
-    proposer: Proposer,
-    *,
-    name: str,
-    start: IndexArray | None,
-    repaired: bool,
-    batch: int,
+
+@dataclass(frozen=True, eq=False)
+class Iterative(ABC):
+    """A searcher (`search.searcher.Searcher`) that is all in what it proposes.
+
+    Args:
+        start: (L,) a policy that is scored first, or None.
+        repaired: whether infeasible policies are repaired or rejected.
+    """
+
+    start: IndexArray | None = None
+    repaired: bool = True
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """See `search.searcher.Searcher`; the origin of its trials."""
+
+    @property
+    def batch(self) -> int:
+        """Policies that are proposed before their scores are looked at, at most."""
+        return 10
+
+    @abstractmethod
+    def proposer(self, problem: Problem, seed: int) -> Proposer:
+        """Return what proposes policies in one search."""
+
+    def search(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        *,
+        evaluations: int,
+        seed: int,
+        progress: Progress | None = None,
+        record: Record | None = None,
+    ) -> SearchResult:
+        """See `search.searcher.Searcher`."""
+        ledger = Ledger(problem, evaluate, evaluations, progress, record)
+        proposer = self.proposer(problem, seed)
+        log = _explore(self, problem, ledger, proposer)
+        return ledger.result({**log, **proposer.figures()})
+
+
+def _explore(
+    method: Iterative, problem: Problem, ledger: Ledger, proposer: Proposer
 ) -> dict[str, float | str]:
     """Let `proposer` propose until the evaluations of `ledger` are spent, or nothing new comes.
 
@@ -47,13 +90,10 @@ def explore(
     cost no evaluation. What was met before is not scored, and not learned, again.
 
     Args:
+        method: with its start, and whether infeasible proposals are repaired.
         problem: the budgets.
         ledger: scores policies.
-        proposer: the method.
-        name: of the method, the origin of its trials.
-        start: (L,) or None.
-        repaired: whether infeasible proposals are repaired.
-        batch: proposals that are scored at once, at most.
+        proposer: of the method.
 
     Returns:
         Figures for the log: how many proposals were drawn, and which share was repaired, rejected,
@@ -62,14 +102,14 @@ def explore(
     Raises:
         BudgetError: if all of the first proposals are rejected, and no policy meets the budgets.
     """
-    settle = repair if repaired else judge
+    settle = repair if method.repaired else judge
     seen: set[bytes] = set()
     count = {"drawn": 0, "repaired": 0, "rejected": 0, "repeated": 0}
     idle, asked = 0, False
-    given = None if start is None else start[None]
+    given = None if method.start is None else method.start[None]
     while ledger.left > 0 and idle < PATIENCE:
         first = given is not None
-        proposed = proposer.propose(min(batch, ledger.left)) if given is None else given
+        proposed = proposer.propose(min(method.batch, ledger.left)) if given is None else given
         given = None
         outcome = settle(problem, proposed)
         keys = [row.tobytes() for row in outcome.index]
@@ -80,7 +120,7 @@ def explore(
             solve(problem)  # raises if the budgets cannot be met at all
         asked = asked or not first
         scores = np.full(len(keys), -np.inf)
-        origin = f"{name} start" if first else name
+        origin = f"{method.name} start" if first else method.name
         scores[accepted & new] = ledger.score(outcome.index[accepted & new], origin)
         violation = np.where(outcome.rejected, outcome.violation, 0.0)
         violation[accepted & np.isneginf(scores)] = 1.0

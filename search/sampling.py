@@ -6,12 +6,8 @@ import numpy as np
 
 from costmodels.table import FloatArray
 from quantization.policy import IndexArray
-from search.archive import Ledger
 from search.problem import Problem
-from search.proposing import explore
-from search.searcher import Evaluate, Progress, Record, SearchResult
-
-_BATCH = 10
+from search.proposing import Iterative, Proposer
 
 
 def random_policies(problem: Problem, count: int, rng: np.random.Generator) -> IndexArray:
@@ -21,7 +17,7 @@ def random_policies(problem: Problem, count: int, rng: np.random.Generator) -> I
 
 
 @dataclass(frozen=True, eq=False)
-class RandomSearch:
+class RandomSearch(Iterative):
     """Scores random policies, after the start if there is one.
 
     Args:
@@ -29,37 +25,15 @@ class RandomSearch:
         repaired: whether infeasible policies are repaired, as the agent's are, or rejected.
     """
 
-    start: IndexArray | None = None
-    repaired: bool = True
     name: str = "random"
 
-    def search(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        *,
-        evaluations: int,
-        seed: int,
-        progress: Progress | None = None,
-        record: Record | None = None,
-    ) -> SearchResult:
-        """See `search.searcher.Searcher`."""
-        ledger = Ledger(problem, evaluate, evaluations, progress, record)
-        draws = _Draws(problem, np.random.default_rng(seed))
-        log = explore(
-            problem,
-            ledger,
-            draws,
-            name=self.name,
-            start=self.start,
-            repaired=self.repaired,
-            batch=_BATCH,
-        )
-        return ledger.result(log)
+    def proposer(self, problem: Problem, seed: int) -> Proposer:
+        """See `search.proposing.Iterative`."""
+        return _Draws(problem, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True, eq=False)
-class _Draws:
+class _Draws(Proposer):
     """Proposes without looking back."""
 
     problem: Problem

@@ -8,6 +8,7 @@ from costmodels.table import FloatArray
 from quantization.errors import QuantmeterError
 from quantization.policy import IndexArray
 from search.problem import Problem
+from search.proposing import Proposer
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution
@@ -28,7 +29,7 @@ def require_optuna(method: str) -> None:
         ) from None
 
 
-class Study:
+class Study(Proposer):
     """A study in memory that proposes policies; a proposer (`search.proposing.Proposer`).
 
     Each decision with more than one allowed choice is a categorical parameter. A sampler learns
