@@ -13,11 +13,12 @@ from quantization.policy import IndexArray
 DEVIATIONS = (0.0, 0.1, 0.3, 1.0)
 """How far, relative to what was measured, a loss may deviate: what is tried; 0 only scales."""
 
+FEWEST = 10
+"""Below so many policies there is nothing to choose a deviation by."""
+
 FOLDS = 5
 _SURE = 2.0
 """Standard errors by which a deviation must predict better than scaling."""
-_FEWEST = 10
-"""Below so many policies there is nothing to choose a deviation by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def refit(loss: FloatArray, index: IndexArray, scores: FloatArray) -> FloatArray
     known = np.isfinite(scores) & np.isfinite(chosen).all(1)
     index, drop = index[known], -scores[known]
     proxy = chosen[known].sum(1)
-    if len(drop) < _FEWEST or np.ptp(drop) == 0 or np.ptp(proxy) == 0:
+    if len(drop) < FEWEST or np.ptp(drop) == 0 or np.ptp(proxy) == 0:
         return loss
     scale = float(np.cov(proxy, drop)[0, 1] / np.var(proxy, ddof=1))
     if scale <= 0:

@@ -51,11 +51,13 @@ class Slope:
 
 
 def measured_slope(trials: Sequence[Trial]) -> Slope | None:
-    """Return how much score goes with proxy loss; None if fewer than ten trials tell.
+    """Return how much score goes with proxy loss; None if too few trials tell.
 
     The Theil-Sen slope (the median of the slopes of all pairs) and its 95 % interval (Sen, Journal
     of the American Statistical Association 63, 1968), over the half of the trials of the least
-    proxy loss: near the optimum the relation is not that of policies that fail.
+    proxy loss: near the optimum the relation is not that of policies that fail. Fewer than ten tell
+    nothing; nor do more that nearly all have one score and one loss, whose variance by Sen is
+    negative.
 
     Args:
         trials: those whose score is not finite are left out.
@@ -67,6 +69,7 @@ def measured_slope(trials: Sequence[Trial]) -> Slope | None:
         return None
     from scipy.stats import theilslopes
 
-    found = theilslopes([t.score for t in nearest], [t.loss for t in nearest])
+    with np.errstate(invalid="ignore"):  # the root of a negative variance
+        found = theilslopes([t.score for t in nearest], [t.loss for t in nearest])
     slope, _, low, high = map(float, found)
-    return Slope(-slope, -high, -low, len(nearest))
+    return Slope(-slope, -high, -low, len(nearest)) if np.isfinite([low, high]).all() else None

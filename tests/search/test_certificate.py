@@ -189,6 +189,11 @@ def test_a_slope_that_noise_hides_is_not_told():
     assert not rising.told
 
 
+def test_trials_that_are_nearly_all_alike_tell_no_slope(recwarn):
+    assert measured_slope(trials([0.9] * 9 + [0.8], [1.0] * 9 + [2.0])) is None
+    assert not recwarn
+
+
 def test_a_step_is_worth_its_loss_times_the_slope():
     given = problem(residual(), 0, {LATENCY: 0.6})
     index = every_policy(given)
