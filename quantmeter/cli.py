@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecursionError:
         print("quantmeter: error: a file is nested too deeply to be read", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("quantmeter: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"quantmeter: interrupted{error}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

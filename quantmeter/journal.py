@@ -1,6 +1,7 @@
 """The trials of a run on disk: a line each, there when it was made, and read back later."""
 
 import json
+import logging
 import math
 import os
 import time
@@ -18,6 +19,7 @@ from quantization.policy import IndexArray
 from quantmeter.scoring import Score
 from search.searcher import Trial
 
+_LOGGER = logging.getLogger(__name__)
 _SYNC_S = 0.1
 """A trial is on the disk after this at the latest; sooner would slow down what costs nothing."""
 
@@ -96,7 +98,8 @@ def read_trials(
 ) -> tuple[list[Kept], int]:
     """Read the trials of a run that may have been killed.
 
-    A last line that was half written is left out.
+    A last line that was half written, or is damaged, is left out: that trial is made again, and a
+    warning says so.
 
     Returns:
         The trials, and how many bytes of the file they are.
@@ -106,7 +109,7 @@ def read_trials(
     """
     if not path.exists():
         return [], 0
-    *whole, _half = path.read_bytes().split(b"\n")
+    *whole, half = path.read_bytes().split(b"\n")
     found: list[Kept] = []
     size = 0
     for number, line in enumerate(whole, start=1):
@@ -119,6 +122,8 @@ def read_trials(
                 f"{path}: line {number} is no trial of this search; discard the run with --anew"
             ) from None
         size += len(line) + 1
+    if half or len(found) < len(whole):
+        _LOGGER.warning("%s: its last line is damaged; that trial is made again", path)
     return found, size
 
 

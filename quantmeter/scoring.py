@@ -66,7 +66,11 @@ class Totals:
 
 
 def open_totals(
-    text: str, context: BackendContext, budgets: Sequence[BudgetRequest], network: Network
+    text: str,
+    context: BackendContext,
+    budgets: Sequence[BudgetRequest],
+    network: Network,
+    front: Metric | None = None,
 ) -> Totals:
     """Read ``--totals``: what prices whole policies, and what they may cost.
 
@@ -77,13 +81,21 @@ def open_totals(
         context: of the backend; policies are timed briefly.
         budgets: of the search.
         network: the network.
+        front: the cost that a front sweeps, which is read off the totals with or without a budget.
 
     Raises:
         BackendError: if there is no such backend, or it prices no metric.
-        BudgetError: if a budget is in a unit that it does not answer in.
+        BudgetError: if no budget and no front is in a metric that it prices, or a budget is in a
+            unit that it does not answer in.
     """
     brief = replace(context, brief=True, progress=lambda _share, _what: None)
     models = dict(parse_costs([text], brief, exported=False).models)
+    if models.keys().isdisjoint({front, *(budget.metric for budget in budgets)}):
+        priced = " and ".join(sorted(models))
+        raise BudgetError(
+            f"--totals {text} prices {priced}, which no budget limits: add --budget "
+            f"{min(models)}=0.7x, or leave out --totals"
+        )
     floats = PolicyBatch.of(network, [Policy.uniform(network, FLOAT32)])
     limits = {}
     for budget in budgets:

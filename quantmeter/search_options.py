@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from costmodels.units import Metric
 from quantization.errors import QuantmeterError, did_you_mean
 from search import methods
+from search.refit import FEWEST
 from search.sensitivity import SENSITIVITIES, check_sensitivity
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Scoring:
 
     Raises:
         QuantmeterError: if there is no such sensitivity, a proxy is to race or to be refitted, or
-            the policies are too few for a refit.
+            the policies, or those that a race runs to the end, are too few for a refit.
     """
 
     reward: str = "accuracy"
@@ -50,8 +51,13 @@ class Scoring:
             raise QuantmeterError(
                 "the reward proxy has nothing to be refitted to: leave out --refit"
             )
-        if 0 < self.refit < 10:
-            raise QuantmeterError("a refit needs at least 10 policies: --refit 10")
+        if 0 < self.refit < FEWEST:
+            raise QuantmeterError(f"a refit needs at least {FEWEST} policies: --refit {FEWEST}")
+        if self.refit and 0 < self.race < FEWEST:
+            raise QuantmeterError(
+                f"--race {self.race} may run fewer than the {FEWEST} policies to the end that "
+                f"--refit needs: --race {FEWEST}"
+            )
         if self.reward == "proxy" and self.race:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
 
@@ -64,6 +70,11 @@ class Scoring:
         if self.refit >= episodes > 0:
             raise QuantmeterError(
                 f"--refit {self.refit} leaves nothing of {episodes} episodes: give more --episodes"
+            )
+        if self.refit and method == "zero-shot":
+            raise QuantmeterError(
+                "zero-shot scores nothing, so it has no refit: take --method exact, which finds "
+                "the same optimum"
             )
         if self.refit and constraint == "weighted":
             raise QuantmeterError("a refit is to accuracy alone: leave out --refit or --weight")

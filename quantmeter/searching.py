@@ -184,7 +184,8 @@ def search(
         costs.model(asked.metric)  # says at once that nothing prices it
     whole = None
     if scoring.totals is not None:
-        whole = open_totals(scoring.totals, context, requests, bench.network)
+        swept = None if asked is None else asked.metric
+        whole = open_totals(scoring.totals, context, requests, bench.network, swept)
     choices = costs.target.default_choices if choices is None else choices
     measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
     request = {

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from quantization.errors import BitWidthError
 Subparsers = Any  # argparse's own class for them is private
 Run = Callable[[argparse.Namespace], int]
 _SEEDS = 2**32
+_LINE_EVERY_S = 30.0
 
 
 def add_command(subparsers: Subparsers, name: str, text: str, run: Run) -> argparse.ArgumentParser:
@@ -158,10 +160,16 @@ def table(title: str, *columns: str) -> Table:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(
+    title: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[float, str], None]]:
     """Show a bar on standard error while the block runs; yields what moves it.
 
-    Nothing is shown unless standard error is a terminal: a log holds results and errors.
+    Where standard error is no terminal, there is a line every half minute instead.
+
+    Args:
+        title: what is going on.
+        clock: seconds; for tests.
     """
     columns = (TextColumn("{task.fields[title]:<14}"), BarColumn(), TimeElapsedColumn())
     stderr = Console(stderr=True)
@@ -170,9 +178,14 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         *columns, TextColumn("{task.description}"), console=stderr, disable=silent
     ) as bar:
         task = bar.add_task("", total=1.0, title=title)
+        told = clock()
 
         def move(share: float, what: str) -> None:
+            nonlocal told
             bar.update(task, completed=share, description=what)
+            if silent and (now := clock()) - told >= _LINE_EVERY_S:
+                told = now
+                print(f"{title} {share:.0%} {what}".rstrip(), file=sys.stderr, flush=True)
 
         yield move
         bar.update(task, completed=1.0)

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
     objective = Objective(arguments.constraint, tuple(arguments.weight))
     subject = _subject(arguments)
     tables = check_named_tables(arguments)
-    with progress_bar("searching") as progress:
+    with _telling_what_goes_on(arguments.anew), progress_bar("searching") as progress:
         report = search(
             *subject,
             cost=arguments.cost,
@@ -213,6 +214,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     _print(report, arguments)
     return 0
+
+
+@contextmanager
+def _telling_what_goes_on(anew: bool) -> Iterator[None]:
+    """Say, when the block is interrupted, which command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = "the same command without --anew" if anew else "the same command"
+        raise KeyboardInterrupt(f"; {command} goes on where it ended") from None
 
 
 def _subject(arguments: argparse.Namespace) -> "tuple[str | Workbench, str | None]":

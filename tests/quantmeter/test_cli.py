@@ -23,6 +23,7 @@ from quantization.bits import DEFAULT_CHOICES, BitWidths
 from quantization.policy import Policy
 from quantization.reading import read_network
 from quantmeter.cli import COMMANDS, main
+from quantmeter.commands.options import progress_bar
 
 
 class Files(NamedTuple):
@@ -120,6 +121,17 @@ def call(files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         return Answer(status, captured.out, captured.err)
 
     return run
+
+
+def test_without_a_terminal_there_is_a_line_every_half_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    times = iter([0.0, 29.0, 30.0, 59.0, 61.0])
+    with progress_bar("searching", lambda: next(times)) as move:
+        for done in range(4):
+            move(done / 4, "random: best 0.9")
+    told = "searching 25% random: best 0.9\nsearching 75% random: best 0.9\n"
+    assert capsys.readouterr() == ("", told)
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])

@@ -16,6 +16,7 @@ from costmodels.sketch import Sketch
 from quantization.bits import parse_choices
 from quantization.errors import QuantmeterError
 from quantization.reading import read_network
+from quantmeter.cli import main
 from quantmeter.data import Data
 from quantmeter.journal import Journal
 from quantmeter.run_folder import RunFolder
@@ -134,6 +135,26 @@ def test_a_killed_process_goes_on_as_the_same_command(
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("option", "command"),
+    [("", "the same command"), (" --anew", "the same command without --anew")],
+)
+def test_an_interrupted_command_says_what_goes_on(
+    option: str,
+    command: str,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    evaluations: Evaluations,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluations.left = 3
+    line = f"search {files[0]} --data {files[1]} --cost analytical:haq --budget latency=0.6x"
+    more = f" --method random --episodes 6 --choices w2a8,w8a8 --no-store --out {tmp_path}"
+    assert main((line + more + option).split()) == 130
+    told = f"quantmeter: interrupted; {command} goes on where it ended\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.fixture(scope="module")
 def whole(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run leaves."""
@@ -157,12 +178,15 @@ def test_a_half_written_last_line_is_evaluated_again(
     whole: dict[str, bytes],
     tmp_path: Path,
     evaluations: Evaluations,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended(files, tmp_path, evaluations)
     with (tmp_path / "trials.jsonl").open("ab") as stream:
         stream.write(tail)
     assert run(files, tmp_path).read_back == 6
     assert contents(tmp_path) == whole
+    told = f"{tmp_path}/trials.jsonl: its last line is damaged; that trial is made again"
+    assert caplog.messages == [told]
 
 
 def test_a_damaged_line_in_the_middle_is_told(

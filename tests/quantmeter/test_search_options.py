@@ -127,7 +127,7 @@ def test_estimates_of_abandoned_policies_are_told_to_no_fit(
 
     monkeypatch.setattr("quantmeter.refitting.refit", keep_fitted)
     monkeypatch.setattr("quantmeter.searching.explain", keep_explained)
-    report = run(data, episodes=60, scoring=Scoring(race=1, refit=40), out=tmp_path)
+    report = run(data, episodes=60, scoring=Scoring(race=10, refit=40), out=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
     assert any(line.get("abandoned") for line in lines[:40])
     assert any(line.get("abandoned") for line in lines[40:])
@@ -300,6 +300,10 @@ def test_contradictions_are_one_clear_line(data: Data) -> None:
             "method": "uniform",
             "scoring": Scoring(race=4),
         },
+        "has no refit: take --method exact": {
+            "method": "zero-shot",
+            "scoring": Scoring(refit=10),
+        },
         "--out is empty": {"out": ""},
     }
     for message, options in wrong.items():
@@ -307,6 +311,8 @@ def test_contradictions_are_one_clear_line(data: Data) -> None:
             run(data, **options)
     with pytest.raises(QuantmeterError, match="leave out --race"):
         Scoring("proxy", race=2)
+    with pytest.raises(QuantmeterError, match=r"fewer than the 10 policies.*: --race 10"):
+        Scoring(race=9, refit=30)
     with pytest.raises(QuantmeterError, match=r"no sensitivity 'kll'.*'kl'"):
         Scoring(sensitivity="kll")
     check_start(None, "exact")
