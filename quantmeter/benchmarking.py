@@ -276,13 +276,13 @@ def benchmark(
     )
 
 
-def accuracy_on_test(bench: Workbench, policy: Policy) -> Interval:
-    """Export `policy` and run its file on the test images; reads them once.
+def accuracy_on_test(bench: Workbench, model: bytes) -> Interval:
+    """Run an exported model of `bench` on the test images; reads them once.
 
     Without labels, accuracy is agreement with the float network.
     """
     feed = one_feed(bench.network, bench.range_inputs)
-    return _accuracy_on_test(bench, Runner(bench.export(policy), 1, feed))
+    return _accuracy_on_test(bench, Runner(model, 1, feed))
 
 
 def _accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:

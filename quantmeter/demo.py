@@ -252,6 +252,6 @@ def _read_test_part(bench: Workbench, rows: Sequence[Found]) -> tuple[Interval, 
     found: dict[str, Interval] = {}
     for policy in (Policy({}), *(row.policy for row in rows)):
         if (key := policy.to_json()) not in found:  # methods may agree
-            found[key] = accuracy_on_test(bench, policy)
+            found[key] = accuracy_on_test(bench, bench.export(policy))
     tested = (replace(row, test_accuracy=found[row.policy.to_json()]) for row in rows)
     return found[Policy({}).to_json()], tuple(tested)

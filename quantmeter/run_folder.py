@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,8 @@ from costmodels.table import CostTable
 from costmodels.units import Metric
 from quantization.bits import BitWidths
 from quantization.errors import QuantmeterError
-from quantmeter.data import Data
+from quantization.quantizer import Float32Array
+from quantmeter.data import Labels
 from quantmeter.files import require_folder
 from quantmeter.journal import Kept, read_trials
 from quantmeter.search_options import AGENT
@@ -26,8 +27,8 @@ POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", 
 """The files of a run.
 
 Besides, ``METRIC.table.json`` for each metric that is priced by a table, and
-``front-NUMBER.policy.json`` for each point of a front; ``agent.npz`` of REINFORCE, and
-``model.onnx`` of a torch task.
+``front-NUMBER.policy.json`` for each point of a front; ``agent.npz`` of REINFORCE, ``model.onnx``
+of a torch task, and ``trained.onnx`` with ``trained.policy.json`` (`quantmeter.trained`).
 """
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,13 +47,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def data_digest(data: Data) -> str:
+def data_digest(images: Float32Array, labels: Labels | None) -> str:
     """Return the SHA-256 of images and classes."""
-    hashed = hashlib.sha256(repr((data.x.shape, data.y is None)).encode())
-    hashed.update(data.x.tobytes())
-    if data.y is not None:
-        hashed.update(repr(data.y.dtype.str).encode())
-        hashed.update(data.y.tobytes())
+    hashed = hashlib.sha256(repr((images.shape, labels is None)).encode())
+    hashed.update(images.tobytes())
+    if labels is not None:
+        hashed.update(repr(labels.dtype.str).encode())
+        hashed.update(labels.tobytes())
     return hashed.hexdigest()
 
 
@@ -170,6 +171,7 @@ class RunFolder:
             self.path / AGENT,
             self.path / "model.onnx",
             *self.path.glob("front-*.policy.json"),
+            *self.path.glob("trained*"),
         ]
         for path in (*map(self._table, Metric), *others):
             path.unlink(missing_ok=True)
@@ -182,10 +184,20 @@ class RunFolder:
         }
         self._replace(REQUEST, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def keep(self, policies: Mapping[str, str]) -> None:
-        """Write policy files by name."""
-        for name, text in policies.items():
-            self._replace(name, text)
+    def keep(self, files: Mapping[str, str | bytes]) -> None:
+        """Write files by name, in this order, each as a whole."""
+        for name, content in files.items():
+            self._replace(name, content)
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what `keep` wrote, in this process or before it was ended; None if nothing."""
+        path = self.path / name
+        return path.read_bytes() if path.exists() else None
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove files that `keep` wrote."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write, last of all, the result: then the run is finished."""
@@ -194,11 +206,11 @@ class RunFolder:
     def _table(self, metric: Metric) -> Path:
         return self.path / f"{metric.value}.table.json"
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, content: str | bytes) -> None:
         """Write a file that is there as a whole, or not at all."""
         half = self.path / f".{name}.half"
-        with half.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with half.open("wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         half.replace(self.path / name)

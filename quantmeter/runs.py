@@ -30,8 +30,9 @@ class Found:
         policy: the bits.
         loss: proxy loss.
         gap: proxy loss over the exact optimum, less 1; None if the optimum is 0.
-        search_accuracy: on the search part, simulated.
-        test_accuracy: on the held-out part, with its interval; None until it is reported.
+        search_accuracy: on the search part, simulated, or as torch computes it if it was trained.
+        test_accuracy: on the held-out part, with its interval; None until it is reported, and of
+            policies that were trained to be scored, whose networks are not kept.
         costs: in each metric by the tables that were searched, in their units; size, if the policy
             is to be exported, is exact.
         feasible: whether every budget is met by the tables.
@@ -139,6 +140,7 @@ def summarize(
         "network": bench.network.digest,
         "best": found.to_dict(),
         "reward": scoring.reward,
+        "oracle": scoring.oracle,
         "proxy": prepared.proxy,
         "evaluations": result.evaluations,
         "budgets": {

@@ -17,6 +17,7 @@ from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantmeter.costs import parse_costs
 from quantmeter.preparing import Prepared, check_reward
 from search.budgets import BudgetRequest
+from search.oracle import AccuracyOracle
 from search.racing import RacingOracle
 
 
@@ -129,6 +130,7 @@ class Scorer:
             which it found them.
         race: how many best policies are scored on all images, see `search.racing`; 0 for all.
         weights: of each metric: what a cost as large as its budget takes off the score.
+        oracle: finds accuracies, where nothing races; None takes that of `prepared`.
 
     Attributes:
         asked: how many policies were scored here: not those that were known.
@@ -145,6 +147,7 @@ class Scorer:
         known: Mapping[bytes, Score] | None = None,
         race: int = 0,
         weights: Mapping[Metric, float] | None = None,
+        oracle: AccuracyOracle | None = None,
     ) -> None:
         check_reward(reward)
         self._weights = dict(weights or {})
@@ -155,6 +158,7 @@ class Scorer:
                 )
         self._prepared, self._reward, self._totals = prepared, reward, totals
         self._known = dict(known or {})
+        self._oracle: AccuracyOracle = oracle or prepared.oracle
         self.asked = 0
         self._racing: RacingOracle | None = None
         if race:
@@ -187,10 +191,10 @@ class Scorer:
         if self._reward == "proxy":
             loss = float(self._prepared.problem.proxy_loss(index)[0])
             return Score(-loss - paid, measured=measured)
-        policy = batch[0]
         if self._racing is None:
-            accuracy = self._prepared.oracle.score(policy)
+            accuracy = float(self._oracle.accuracy(batch)[0])
             return Score(accuracy - paid, accuracy, measured)
+        policy = batch[0]
         accuracy = self._racing.score(policy)
         return Score(accuracy - paid, accuracy, measured, self._racing.is_abandoned(policy))
 

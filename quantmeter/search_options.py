@@ -16,6 +16,9 @@ from search.sensitivity import SENSITIVITIES, check_sensitivity
 if TYPE_CHECKING:
     from search.transfer import SavedAgent
 
+PTQ, QAT = ORACLES = ("ptq", "qat")
+"""What finds the accuracy of a policy: post-training quantization, or training."""
+
 STARTS = ("greedy", "exact")
 """What an iterative method can start from: a solution of the proxy loss under the tables' costs."""
 
@@ -33,10 +36,13 @@ class Scoring:
             times it, briefly; one above its budget is rejected. None goes by the sum of the table.
         refit: policies near the proxy's optimum that are scored first, of the episodes: the proxy
             is refitted to them (`search.refit`) before the method begins; 0 for none.
+        oracle: ``ptq``, post-training quantization with statistics corrections, or ``qat``, short
+            training with quantization in the loop (`quantmeter.training`).
 
     Raises:
-        QuantmeterError: if there is no such sensitivity, a proxy is to race or to be refitted, or
-            the policies, or those that a race runs to the end, are too few for a refit.
+        QuantmeterError: if there is no such sensitivity or oracle, a proxy is to race, to be
+            refitted or to be trained, training is to race, or the policies, or those that a race
+            runs to the end, are too few for a refit.
     """
 
     reward: str = "accuracy"
@@ -44,6 +50,7 @@ class Scoring:
     race: int = 0
     totals: str | None = None
     refit: int = 0
+    oracle: str = PTQ
 
     def __post_init__(self) -> None:
         check_sensitivity(self.sensitivity)
@@ -60,6 +67,14 @@ class Scoring:
             )
         if self.reward == "proxy" and self.race:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
+        if self.oracle not in ORACLES:
+            raise QuantmeterError(f"no oracle {self.oracle!r}; choose {' or '.join(ORACLES)}")
+        if self.oracle == QAT and self.reward == "proxy":
+            raise QuantmeterError(f"the reward proxy trains nothing: leave out --oracle {QAT}")
+        if self.oracle == QAT and self.race:
+            raise QuantmeterError(
+                f"--oracle {QAT} takes its time to train, not to score: leave out --race"
+            )
 
     def check(self, method: str, episodes: int, constraint: str) -> None:
         """Raise unless a search by `method` under `constraint` can score so.
@@ -181,13 +196,26 @@ AGENT = "agent.npz"
 """The file of a run of REINFORCE that holds its trained agent."""
 
 
-def read_agents(runs: Sequence[str | Path], method: str) -> "tuple[SavedAgent, ...]":
+def read_agents(
+    runs: Sequence[str | Path], method: str, out: str | Path | None = None
+) -> "tuple[SavedAgent, ...]":
     """Read the agents of earlier runs, ``--init-from``.
 
+    Args:
+        runs: their folders.
+        method: that is to continue them.
+        out: folder of the run that is to come, if it has one.
+
     Raises:
-        QuantmeterError: if `method` has no agent.
+        QuantmeterError: if `method` has no agent, or the run that is to come would replace one.
         PolicyError: if a run has none.
     """
+    for earlier in runs:
+        if out is not None and Path(earlier).resolve() == Path(out).resolve():
+            raise QuantmeterError(
+                f"--init-from {earlier} is also the folder of this run, which would replace its "
+                "agent: give another --out"
+            )
     if runs and method != "reinforce":
         raise QuantmeterError(f"--method {method} has no agent: leave out --init-from")
     if not runs:

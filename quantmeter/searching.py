@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +18,12 @@ from quantization.ranges import RANGE_METHODS, RangeMethod
 from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain, front_files
-from quantmeter.journal import Journal, encode
+from quantmeter.journal import Journal
 from quantmeter.method_run import above_as_a_whole, configured, run_method, start_policy
-from quantmeter.preparing import Prepared, Progress, check_reward, prepare
+from quantmeter.preparing import Progress, check_reward, prepare
 from quantmeter.refitting import refitted
 from quantmeter.run_folder import (
     POLICY,
-    TRIALS,
     RunFolder,
     Unfinished,
     backend_identity,
@@ -33,16 +31,20 @@ from quantmeter.run_folder import (
     file_digest,
     versions,
 )
-from quantmeter.runs import Found, costs_from, describe, simulated_on_test, summarize
+from quantmeter.runs import Found, describe, simulated_on_test, summarize
 from quantmeter.scoring import Scorer, open_totals
 from quantmeter.search_options import (
     AGENT,
+    QAT,
     Objective,
     Scoring,
     check_start,
     parse_front,
     read_agents,
 )
+from quantmeter.trained import Trained, drop_candidates, train_best
+from quantmeter.training import Training, check_target, open_oracle
+from quantmeter.trials import open_journal, run_to_the_end
 from quantmeter.workbench import Workbench, open_workbench
 from search import methods
 from search.budgets import parse_budgets
@@ -62,6 +64,7 @@ class SearchReport:
         explanation: what is known beside the best policy.
         summary: what ``result.json`` holds.
         read_back: how many of the trials were made by an earlier run that had been ended.
+        trained: what training made of the best policies, if any were trained.
     """
 
     policy: Policy
@@ -71,6 +74,7 @@ class SearchReport:
     explanation: Explanation
     summary: Mapping[str, Any]
     read_back: int = 0
+    trained: Trained | None = None
 
 
 def search(
@@ -84,6 +88,7 @@ def search(
     warm: str | None = None,
     scoring: Scoring | None = None,
     objective: Objective | None = None,
+    training: Training | None = None,
     init_from: Sequence[str | Path] = (),
     front: str | None = None,
     choices: Sequence[BitWidths] | None = None,
@@ -116,6 +121,8 @@ def search(
             ``exact`` search finds; None starts cold.
         scoring: how policies are scored; None for accuracy.
         objective: what budgets mean; None repairs what is beyond them.
+        training: how the oracle ``qat`` trains, and how many of the best policies are fine-tuned;
+            needs the workbench of a task. None has the defaults and fine-tunes none.
         init_from: folders of runs of REINFORCE whose agents it continues.
         front: such as ``latency=8``: find the best policies within so many budgets too.
         choices: bit-widths; None for those of what is priced (`Target.default_choices`).
@@ -143,17 +150,14 @@ def search(
     methods.make_searcher(method)  # says at once that there is no such method
     check_start(warm, method)
     scoring, objective = scoring or Scoring(), objective or Objective()
+    training = training or Training()
     objective.check(method)
     scoring.check(method, episodes, objective.constraint)
+    with_task = isinstance(model, Workbench) and model.task is not None
+    training.check(scoring, exported=exported, with_task=with_task)
     if out is not None and not str(out):
         raise QuantmeterError("--out is empty: name a folder")
-    for earlier in init_from:
-        if out is not None and Path(earlier).resolve() == Path(out).resolve():
-            raise QuantmeterError(
-                f"--init-from {earlier} is also the folder of this run, which would replace its "
-                "agent: give another --out"
-            )
-    inherited = read_agents(init_from, method)
+    inherited = read_agents(init_from, method, out)
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
     requests = parse_budgets(budgets)
@@ -180,6 +184,8 @@ def search(
     costs = parse_costs(cost, context, exported=exported, tables=tables)
     if not costs.models:
         raise BackendError("nothing is priced; name what prices the latency or energy: --cost")
+    if trains := training.asked_by(scoring):
+        check_target(bench, costs.target, trains)
     if asked is not None:
         costs.model(asked.metric)  # says at once that nothing prices it
     whole = None
@@ -190,7 +196,7 @@ def search(
     measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
     request = {
         "network": [bench.network.digest, bench.network.weights_digest],
-        "data": data_digest(bench.data),
+        "data": data_digest(bench.data.x, bench.data.y),
         "cost": [backend_identity(text, tables or {}) for text in cost],
         "budgets": sorted(map(str, requests)),
         "method": method,
@@ -199,6 +205,7 @@ def search(
         "warm": warm,
         "front": front,
         **asdict(objective),
+        "training": training.request(bench, scoring),
         "init_from": [file_digest(Path(run) / AGENT) for run in init_from],
         "choices": list(map(str, choices)),
         "ties": sorted(sorted(tie) for tie in ties),
@@ -233,7 +240,10 @@ def search(
         )
         optimum = solve(prepared.problem)
         known = {} if left is None else {kept.index.tobytes(): kept.score for kept in left.trials}
-        scorer = Scorer(prepared, scoring.reward, whole, known, scoring.race, objective.by_metric)
+        oracle = open_oracle(bench, training, seed) if scoring.oracle == QAT else None
+        scorer = Scorer(
+            prepared, scoring.reward, whole, known, scoring.race, objective.by_metric, oracle
+        )
         journal: Journal | None = None
         if folder is not None:
             if left is None:
@@ -242,7 +252,7 @@ def search(
                     priced.tables_with_float(bench.network, choices),
                     {} if whole is None else whole.limits,
                 )
-            journal = held.enter_context(_journal(folder, left, prepared, scorer))
+            journal = held.enter_context(open_journal(folder, left, prepared, scorer))
         record = None if journal is None else journal.record
         first: SearchResult | None = None
         if scoring.refit:
@@ -279,51 +289,43 @@ def search(
         if score.value == -math.inf:  # zero-shot scores nothing by itself
             raise BudgetError(above_as_a_whole(method))
         found = describe(prepared, method, result.best, optimum, result.log, score)
-        found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
+        if oracle is None:
+            found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
         if folder is not None:  # what follows explains it, and may fail
             folder.keep({POLICY: found.policy.to_json()})
         explanation = explain(
             prepared,
             optimum,
-            _run_to_the_end(result, scorer),
+            run_to_the_end(result, scorer),
             scores_are_accuracies=scoring.reward == "accuracy" and not objective.weights,
             front=asked,
         )
-        summary = summarize(prepared, requests, result, found, optimum, scoring, whole, explanation)
+        trained: Trained | None = None
+        if trains:
+            trained = train_best(
+                prepared,
+                result,
+                scorer,
+                optimum,
+                training,
+                exported=exported,
+                seed=seed,
+                folder=folder,
+                progress=progress,
+            )
+        summary = {
+            **summarize(prepared, requests, result, found, optimum, scoring, whole, explanation),
+            "trained": None if trained is None else trained.to_dict(),
+        }
         if folder is not None:
             if explanation.front is not None:
                 folder.keep(front_files(explanation.front))
+            if trained is not None:
+                folder.keep(trained.files())
             folder.finish(summary)
-    return SearchReport(found.policy, found, result, optimum, explanation, summary, len(known))
-
-
-def _run_to_the_end(result: SearchResult, scorer: Scorer) -> SearchResult:
-    """The result without trials whose score is an estimate.
-
-    Each has what it costs as a whole, where that was looked at.
-    """
-    scored = [(trial, scorer.of(trial.index)) for trial in result.trials]
-    trials = tuple(
-        replace(trial, costs={**trial.costs, **score.measured})
-        for trial, score in scored
-        if not score.abandoned
-    )
-    return replace(result, trials=trials)
-
-
-def _journal(
-    folder: RunFolder, left: Unfinished | None, prepared: Prepared, scorer: Scorer
-) -> Journal:
-    """Open the file of trials of a run, behind those that it holds already."""
-    line = partial(
-        encode,
-        layers=prepared.bench.network.layer_names,
-        choices=prepared.problem.choices,
-        said=costs_from(prepared.problem.tables),
-    )
-    return Journal(
-        folder.path / TRIALS,
-        () if left is None else left.trials,
-        0 if left is None else left.size,
-        lambda trial: line(trial, scorer.of(trial.index)),
+            if trained is not None:
+                drop_candidates(folder, trained)
+    read_back = len(known)
+    return SearchReport(
+        found.policy, found, result, optimum, explanation, summary, read_back, trained
     )

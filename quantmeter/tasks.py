@@ -92,7 +92,8 @@ def open_task(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.labels for part in parts]),
     )
-    check_fit(network, data)
+    check_fit(network, data.x, data.y)
+    check_fit(network, task.train.images, task.train.labels)
     bounds = np.cumsum([len(part) for part in parts])
     drawn, search, test = np.split(np.arange(bounds[-1]), bounds[:-1])
-    return Workbench(network, data, Split(drawn, search, test, seed), seed, ranges)
+    return Workbench(network, data, Split(drawn, search, test, seed), seed, ranges, task=task)

@@ -28,6 +28,7 @@ from quantization.range_choices import RangeChoices, chosen_ranges
 from quantization.ranges import RANGE_METHODS, RangeMethod, collect_ranges
 from quantization.reading import read_network
 from quantization.simulation import Simulation
+from quantization.task import Task
 from quantmeter.data import Data, Labels, Split, read_data, split_data
 
 _RANDOM_IMAGES = 16
@@ -45,6 +46,8 @@ class Workbench:
         ranges: how ranges are chosen, for policies that do not say so themselves: by one method, or
             each by its own.
         target: the provider that exported files are for.
+        task: where network and images came from, with the images that it is trained on; None if
+            they came as files.
     """
 
     network: Network
@@ -53,6 +56,7 @@ class Workbench:
     seed: int
     ranges: RangeMethod | RangeChoices = RANGE_METHODS[0]
     target: Target = CPU_TARGET
+    task: Task | None = None
 
     def part(self, name: str) -> tuple[Float32Array, Labels | None]:
         """Return images and labels of the part ``ranges``, ``search`` or ``test``.
@@ -176,12 +180,12 @@ def open_workbench(
     network = model if isinstance(model, Network) else read_network(model)
     given = data if data is None or isinstance(data, Data) else read_data(data)
     if given is not None:
-        check_fit(network, given)
+        check_fit(network, given.x, given.y)
     split = None if given is None else split_data(given, seed)
     return Workbench(network, given, split, seed, ranges, target)
 
 
-def check_fit(network: Network, data: Data) -> None:
+def check_fit(network: Network, images: Float32Array, labels: Labels | None) -> None:
     """Raise unless images and labels fit the network.
 
     Raises:
@@ -189,8 +193,8 @@ def check_fit(network: Network, data: Data) -> None:
     """
     from quantization.ranges import check_inputs
 
-    check_inputs(network, data.x)
-    if data.y is None:
+    check_inputs(network, images)
+    if labels is None:
         return
     output = network.tensor_by_name.get(network.output_names[0])
     if output is None or len(output.shape) != 2:
@@ -199,7 +203,7 @@ def check_fit(network: Network, data: Data) -> None:
             f"labels need an output (N, classes), this network's is {found}; give data without y"
         )
     classes = output.shape[1]
-    if data.y.min() < 0 or data.y.max() >= classes:
+    if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
-            f"labels run from {data.y.min()} to {data.y.max()}, the network has {classes} classes"
+            f"labels run from {labels.min()} to {labels.max()}, the network has {classes} classes"
         )

@@ -1,7 +1,6 @@
 """``quantmeter search``: find the bits within budgets."""
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +18,16 @@ from quantmeter.commands.options import (
     add_store,
     add_threads,
     add_time,
-    console,
     positive,
     print_json,
     progress_bar,
     store_of,
-    table,
 )
+from quantmeter.commands.search_report import print_report
+from quantmeter.commands.search_training import add_training, training_of
 from quantmeter.files import write
 
 if TYPE_CHECKING:
-    from quantmeter.searching import SearchReport
     from quantmeter.workbench import Workbench
 
 
@@ -68,6 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
         choices=("accuracy", "proxy"),
         help="accuracy on the search part, or the negative sum of sensitivities",
     )
+    add_training(parser)
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")
     parser.add_argument(
         "--warm",
@@ -177,9 +176,16 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.searching import search
 
     scoring = Scoring(
-        arguments.reward, arguments.sensitivity, arguments.race, arguments.totals, arguments.refit
+        arguments.reward,
+        arguments.sensitivity,
+        arguments.race,
+        arguments.totals,
+        arguments.refit,
+        arguments.oracle,
     )  # says at once what does not go together
     objective = Objective(arguments.constraint, tuple(arguments.weight))
+    training = training_of(arguments)
+    training.check(scoring, exported=not arguments.no_export, with_task=arguments.task is not None)
     subject = _subject(arguments)
     tables = check_named_tables(arguments)
     with _telling_what_goes_on(arguments.anew), progress_bar("searching") as progress:
@@ -192,6 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
             warm=arguments.warm,
             scoring=scoring,
             objective=objective,
+            training=training,
             init_from=arguments.init_from,
             front=arguments.front,
             choices=arguments.choices,
@@ -212,7 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.summary)
         return 0
-    _print(report, arguments)
+    print_report(report, arguments)
     return 0
 
 
@@ -246,84 +253,3 @@ def _subject(arguments: argparse.Namespace) -> "tuple[str | Workbench, str | Non
     bench = open_task(load_task(arguments.task), seed=arguments.seed)
     arguments.model = bench.network
     return bench, None
-
-
-def _print(report: "SearchReport", arguments: argparse.Namespace) -> None:
-    """Print what was found, for people."""
-    from quantmeter.certificate import (
-        certificate_lines,
-        dearest_table,
-        front_table,
-        pattern_table,
-    )
-
-    found, out = report.found, console()
-    if report.read_back:
-        out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
-    rows = table("Best policy", "layer", "bits")
-    for name, bits in found.policy.layers.items():
-        rows.add_row(name, str(bits))
-    out.print(rows)
-    test = found.test_accuracy
-    assert test is not None  # `search` tests what it reports
-    out.print(
-        f"accuracy: {found.search_accuracy:.2%} on the search images, {test.share:.2%} "
-        f"[{test.low:.2%}, {test.high:.2%}] on the test images"
-    )
-    for line in _costs(report):
-        out.print(line, soft_wrap=True)
-    for line in certificate_lines(report.explanation.certificate):
-        out.print(line, soft_wrap=True)
-    out.print(dearest_table(report.explanation.certificate))
-    out.print(pattern_table(report.explanation.patterns))
-    written = "policy.json, trials.jsonl, result.json"
-    front = report.explanation.front
-    if front is not None:
-        out.print(front_table(front.points, front.metric, front.unit))
-        written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
-    if report.explanation.unsolved is not None:
-        out.print(f"no front: {report.explanation.unsolved}", soft_wrap=True, markup=False)
-    if arguments.task is not None:
-        written += ", model.onnx"
-    if arguments.method == "reinforce":
-        written += ", agent.npz (for --init-from)"
-    out.print(f"written: {arguments.out}/{written}")
-    if arguments.no_export or arguments.task is not None:
-        return
-    out.print(f"measure it: {_bench_command(arguments)}", soft_wrap=True, markup=False)
-
-
-def _bench_command(arguments: argparse.Namespace) -> str:
-    """The command that measures what was found, where its costs were measured.
-
-    With the same seed: another split would test on images that the search saw.
-    """
-    words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json"]
-    words += ["--data", arguments.data, "--seed", str(arguments.seed)]
-    backends = [*arguments.cost, arguments.totals or ""]
-    if any(text.rpartition("=")[2].strip() == "ort:cuda" for text in backends):
-        words += ["--device", "cuda"]
-    return shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
-
-
-def _costs(report: "SearchReport") -> Iterator[str]:
-    """Say what the best policy costs in each budgeted metric, and as a whole."""
-    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity
-
-    found, summary = report.found, report.summary
-    for name, budget in summary["budgets"].items():
-        unit = Unit(budget["unit"])
-        cost, limit = (
-            format_quantity(v, unit) for v in (found.costs[Metric(name)], budget["limit"])
-        )
-        said = summary["costs_from"][name]
-        exact = name == Metric.SIZE.value
-        yield f"{name}: {'exactly' if exact else 'predicted'} {cost} of {limit}" + (
-            "" if exact else f", {said}"
-        )
-    for metric, measured in found.measured.items():
-        totals, unit = summary["totals"], SI_UNIT[metric]
-        limit = totals["limits"].get(metric.value)
-        within = "" if limit is None else f" of {format_quantity(limit, unit)}"
-        named = totals["backends"][metric.value]
-        yield f"{metric.value} as a whole: {format_quantity(measured, unit)}{within}, by {named}"

@@ -15,6 +15,7 @@ from quantization.errors import QuantmeterError
 from quantization.policy import Policy
 from quantmeter.cli import build_parser
 from quantmeter.commands import search as command
+from quantmeter.commands import search_report
 from quantmeter.costs import Costs
 from quantmeter.data import Data
 from quantmeter.explaining import Explanation, explain
@@ -191,7 +192,7 @@ def test_the_policy_is_written_before_it_is_explained(
 )
 def test_the_command_that_measures_names_the_device(words: str, cuda: bool) -> None:
     line = f"search M.onnx --data D.npz --seed 3 {words}"
-    told = command._bench_command(build_parser().parse_args(line.split()))
+    told = search_report.bench_command(build_parser().parse_args(line.split()))
     assert told.startswith("quantmeter bench M.onnx runs/search/policy.json --data D.npz --seed 3 ")
     assert ("--device cuda" in told) == cuda
 

@@ -1,0 +1,100 @@
+"""What ``quantmeter search`` tells people about what it found."""
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from quantmeter.commands.options import console, table
+from quantmeter.commands.search_training import candidates_table, trained_lines
+
+if TYPE_CHECKING:
+    from quantmeter.searching import SearchReport
+
+
+def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
+    """Print what was found, for people."""
+    from quantmeter.certificate import (
+        certificate_lines,
+        dearest_table,
+        front_table,
+        pattern_table,
+    )
+
+    found, out = report.found, console()
+    if report.read_back:
+        out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
+    rows = table("Best policy", "layer", "bits")
+    for name, bits in found.policy.layers.items():
+        rows.add_row(name, str(bits))
+    out.print(rows)
+    test, searched = found.test_accuracy, f"{found.search_accuracy:.2%} on the search images"
+    if test is None:  # its network was trained to be scored, and not kept
+        out.print(f"accuracy: {searched}, after short training")
+    else:
+        interval = f"[{test.low:.2%}, {test.high:.2%}]"
+        out.print(f"accuracy: {searched}, {test.share:.2%} {interval} on the test images")
+    if report.trained is not None:
+        if len(report.trained.candidates) > 1:
+            out.print(candidates_table(report.trained))
+        for line in trained_lines(report.trained):
+            out.print(line, soft_wrap=True)
+    for line in _costs(report):
+        out.print(line, soft_wrap=True)
+    for line in certificate_lines(report.explanation.certificate):
+        out.print(line, soft_wrap=True)
+    out.print(dearest_table(report.explanation.certificate))
+    out.print(pattern_table(report.explanation.patterns))
+    written = "policy.json, trials.jsonl, result.json"
+    front = report.explanation.front
+    if front is not None:
+        out.print(front_table(front.points, front.metric, front.unit))
+        written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
+    if report.explanation.unsolved is not None:
+        out.print(f"no front: {report.explanation.unsolved}", soft_wrap=True, markup=False)
+    if report.trained is not None:
+        written += "".join(f", {name}" for name in report.trained.files())
+    if arguments.task is not None:
+        written += ", model.onnx"
+    if arguments.method == "reinforce":
+        written += ", agent.npz (for --init-from)"
+    out.print(f"written: {arguments.out}/{written}")
+    if arguments.no_export or arguments.task is not None:
+        return
+    out.print(f"measure it: {bench_command(arguments)}", soft_wrap=True, markup=False)
+
+
+def bench_command(arguments: argparse.Namespace) -> str:
+    """Return the command that measures what was found, where its costs were measured.
+
+    With the same seed: another split would test on images that the search saw.
+    """
+    words = ["quantmeter", "bench", arguments.model, f"{arguments.out}/policy.json"]
+    words += ["--data", arguments.data, "--seed", str(arguments.seed)]
+    backends = [*arguments.cost, arguments.totals or ""]
+    if any(text.rpartition("=")[2].strip() == "ort:cuda" for text in backends):
+        words += ["--device", "cuda"]
+    return shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
+
+
+def _costs(report: "SearchReport") -> Iterator[str]:
+    """Say what the best policy costs in each budgeted metric, and as a whole."""
+    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity
+
+    found, summary = report.found, report.summary
+    for name, budget in summary["budgets"].items():
+        unit = Unit(budget["unit"])
+        cost, limit = (
+            format_quantity(v, unit) for v in (found.costs[Metric(name)], budget["limit"])
+        )
+        said = summary["costs_from"][name]
+        exact = name == Metric.SIZE.value
+        yield f"{name}: {'exactly' if exact else 'predicted'} {cost} of {limit}" + (
+            "" if exact else f", {said}"
+        )
+    for metric, measured in found.measured.items():
+        totals, unit = summary["totals"], SI_UNIT[metric]
+        limit = totals["limits"].get(metric.value)
+        within = "" if limit is None else f" of {format_quantity(limit, unit)}"
+        named = totals["backends"][metric.value]
+        yield f"{metric.value} as a whole: {format_quantity(measured, unit)}{within}, by {named}"
