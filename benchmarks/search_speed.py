@@ -14,14 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 # Run as a script, Python puts benchmarks/ on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fashion.data import load_fashion
-from benchmarks.fashion.networks import model_path
+from benchmarks.fashion.tasks import fashion_bench
 from costmodels.model import BackendContext
 from quantization.bits import parse_choices
 from quantmeter.costs import parse_costs
@@ -30,7 +28,7 @@ from quantmeter.method_run import run_method
 from quantmeter.preparing import Prepared, prepare
 from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 from quantmeter.scoring import Scorer, open_totals
-from quantmeter.workbench import open_workbench
+from quantmeter.workbench import Workbench, open_workbench
 from search.budgets import parse_budgets
 from search.greedy import greedy_policy
 
@@ -52,19 +50,16 @@ def main() -> int:
     torch.set_num_threads(1 if arguments.quick else arguments.threads)
     evaluations = 10 if arguments.quick else arguments.evaluations
     digits = load_digits_task()
-    images, labels = digits.unseen_images, digits.unseen_labels
-    if arguments.quick:
-        prepared, prepared_s = _prepare(SHIPPED_MODEL, Data(images[:60], labels[:60]))
-    else:
-        parts = load_fashion()
-        x, y = (np.concatenate(pair) for pair in zip(parts.search, parts.held_out, strict=True))
-        prepared, prepared_s = _prepare(model_path("mobilenet"), Data(x, y))
+    few = Data(digits.unseen_images[:60], digits.unseen_labels[:60])
+    prepared, prepared_s = _prepare(
+        open_workbench(SHIPPED_MODEL, few) if arguments.quick else fashion_bench("mobilenet")
+    )
     searched_s = _by_accuracy(prepared, evaluations, arguments.seed)
     count = prepared.oracle.count
     print(f"sensitivities    {prepared_s:.1f} s on {count:,} images")
     print(f"search           {searched_s:.1f} s for {evaluations} evaluations")
     print(f"an evaluation    {1e3 * searched_s / evaluations:.0f} ms, the agent's part included")
-    rate, timed = _measured(Data(images[:60], labels[:60]), evaluations, arguments.seed)
+    rate, timed = _measured(few, evaluations, arguments.seed)
     print(f"measured         {rate:.0f} episodes a minute, {timed} of them timed")
     if arguments.quick:
         return 0
@@ -73,9 +68,8 @@ def main() -> int:
     return 0 if met else 1
 
 
-def _prepare(model: Path, data: Data) -> tuple[Prepared, float]:
+def _prepare(bench: Workbench) -> tuple[Prepared, float]:
     """Return what a search by accuracy stands on, and the seconds that sensitivities took."""
-    bench = open_workbench(model, data)
     assert bench.simulation  # built before the clock starts
     costs = parse_costs(["analytical:haq"], BackendContext())
     began = time.perf_counter()

@@ -1,6 +1,6 @@
 """Simulate what exported files compute, many images at a time, and correct their statistics."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from quantization.execution import Executor, Plan, Values, channels_last
 from quantization.export import Exporter
 from quantization.network import Layer
 from quantization.policy import Policy
+from quantization.prefixes import LIMIT, Prefixes, State, packed
 from quantization.quantizer import Float32Array
 from quantization.ranges import batches, check_inputs
 from quantization.statistics import ChannelStatistics, channel_statistics, match
@@ -26,6 +27,8 @@ class Simulation:
     Args:
         exporter: holds network, ranges and quantized weights.
         calibration: (N, ...) float32 images that statistics are corrected on; not for scoring.
+        limit: bytes of memory for what policies share that begin alike, see
+            `quantization.prefixes`; 0 computes all of it anew.
 
     Attributes:
         calibration: the same images.
@@ -35,18 +38,26 @@ class Simulation:
         ModelError: if an operator is not known, or the float result differs from ONNX Runtime's.
     """
 
-    def __init__(self, exporter: Exporter, calibration: Float32Array) -> None:
+    def __init__(
+        self, exporter: Exporter, calibration: Float32Array, *, limit: int = LIMIT
+    ) -> None:
         self.exporter = exporter
         self.network = exporter.network
         check_inputs(self.network, calibration)
         self.calibration = calibration
         self._executor = Executor(exporter)
+        self._prefixes = Prefixes(self.network, limit)
         self._check_against_runtime(calibration[:2])
         self._float_statistics = self._measure_float()
 
     @torch.inference_mode()
     def logits(
-        self, policy: Policy, images: Float32Array, corrections: Corrections | None = None
+        self,
+        policy: Policy,
+        images: Float32Array,
+        corrections: Corrections | None = None,
+        *,
+        token: Hashable = None,
     ) -> Float32Array:
         """Return the network's first output, (N, ...), for each of `images`, (N, ...).
 
@@ -54,6 +65,8 @@ class Simulation:
             policy: the bits; any widths, deployable or not.
             images: inputs of the network.
             corrections: as `correct` returned them for the same policy; None corrects nothing.
+            token: stands for the images: of policies that begin alike, what they share is computed
+                once for one token. None for images that no other policy is run on.
 
         Raises:
             PolicyError: if the policy does not fit the network.
@@ -61,7 +74,15 @@ class Simulation:
         """
         check_inputs(self.network, images)
         plan = self._executor.plan(policy, corrections)
-        parts = [self._continue(plan, values, 0) for values in self._start(images)]
+        if token is None:
+            parts = [self._continue(plan, values, 0) for values in self._start(images)]
+            return torch.cat(parts).numpy()
+        keys = self._prefixes.keys(token, len(images), policy, corrections or {})
+        state = self._prefixes.latest(keys) or State(0, self._start(images))
+        passed: dict[int, list[Values]] = {cut: [] for cut in keys if cut > state.position}
+        parts = [self._continue(plan, v, state.position, passed) for v in state.blocks]
+        for cut, blocks in passed.items():
+            self._prefixes.keep(keys[cut], State(cut, blocks))
         return torch.cat(parts).numpy()
 
     @torch.inference_mode()
@@ -74,10 +95,16 @@ class Simulation:
         Raises:
             PolicyError: if the policy does not fit the network.
         """
-        found: dict[str, Correction] = {}
+        keys = self._prefixes.keys("calibration", len(self.calibration), policy)
+        state = self._prefixes.latest(keys) or State(0, self._start(self.calibration))
+        blocks, found = state.blocks, dict(state.found)
         plan = self._executor.plan(policy, found)  # each layer runs corrected for the next ones
-        blocks = self._start(self.calibration)
-        for node in self.network.execution_order:
+        for position, node in enumerate(self.network.execution_order):
+            if position < state.position:
+                continue
+            if position in keys and position > state.position:
+                passed = [packed(values, plan) for values in blocks]
+                self._prefixes.keep(keys[position], State(position, passed, dict(found)))
             if isinstance(node, Layer) and node.has_weights and not policy[node.name].is_float:
                 summed = [self._executor.sum_of_products(node, plan, v) for v in blocks]
                 found[node.name] = self._match(node, policy[node.name], summed)
@@ -190,8 +217,17 @@ class Simulation:
             for values in blocks:
                 self._executor.step(node, plan, values)
 
-    def _continue(self, plan: Plan, values: Values, position: int) -> torch.Tensor:
-        for node in self.network.execution_order[position:]:
+    def _continue(
+        self,
+        plan: Plan,
+        values: Values,
+        position: int,
+        passed: Mapping[int, list[Values]] | None = None,
+    ) -> torch.Tensor:
+        """Execute a block from a position on; what is known at those of `passed` is added to it."""
+        for here, node in enumerate(self.network.execution_order[position:], start=position):
+            if passed and here in passed:
+                passed[here].append(packed(values, plan))
             self._executor.step(node, plan, values)
         return self._executor.output(plan, values)
 

@@ -113,7 +113,7 @@ class PostTrainingOracle:
         if labels is not None and len(labels) != len(images):
             raise DataError(f"{len(images)} images, but {len(labels)} labels")
         self._simulation = simulation
-        self._images = images
+        self._images, self._token = images, object()
         self._labels: Labels = (
             simulation.logits(Policy({}), images).argmax(1) if labels is None else labels
         )
@@ -161,7 +161,10 @@ class PostTrainingOracle:
         key = policy_key(self.network, policy)
         if self._corrected is None or self._corrected[0] != key:
             self._corrected = key, self._simulation.correct(policy)
-        logits = self._simulation.logits(policy, self._images[where], self._corrected[1])
+        token = self._token, where.tobytes()
+        logits = self._simulation.logits(
+            policy, self._images[where], self._corrected[1], token=token
+        )
         self._images_run += len(where)
         right: BoolArray = logits.argmax(1) == self._labels[where]
         return right

@@ -121,9 +121,9 @@ def test_distinct_policies_are_run_once(
     calls: list[Policy] = []
     run = Simulation.logits
 
-    def counted(self: Simulation, policy: Policy, *rest: object) -> Float32Array:
+    def counted(self: Simulation, policy: Policy, *rest: Any, **named: Any) -> Float32Array:
         calls.append(policy)
-        return run(self, policy, *rest)  # type: ignore[arg-type]
+        return run(self, policy, *rest, **named)
 
     monkeypatch.setattr(Simulation, "logits", counted)
     scores = oracle.accuracy(PolicyBatch(names, choices, index))
