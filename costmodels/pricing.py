@@ -22,6 +22,7 @@ import numpy.typing as npt
 from costmodels.deciders import Conversion, split, state_of
 from costmodels.errors import TableError, UnsupportedChoiceError
 from costmodels.table import CostTable, FloatArray
+from quantization.channel_groups import ChannelGroups, brief
 from quantization.formats import CodeArray
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -183,7 +184,13 @@ class PricedNetwork:
         """Say which cell of one policy, (L,), is not supported."""
         for layer, choice in enumerate(index):
             if not self.table.supported[layer, choice]:
-                return f"layer {self.table.layers[layer]!r} at {self.table.choices[choice]}"
+                name, bits = self.table.layers[layer], self.table.choices[choice]
+                if isinstance(bits, ChannelGroups):
+                    return (
+                        f"layer {name!r} has channel groups ({brief(bits)}) without a price here; "
+                        f'give it one width, such as "w{bits.weight_widths[-1]}a{bits.activations}"'
+                    )
+                return f"layer {name!r} at {bits}"
         return "a glue operator or conversion between its formats"
 
 

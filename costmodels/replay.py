@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from costmodels.errors import BackendError
-from costmodels.model import BackendContext, TableBackend
+from costmodels.model import BackendContext, CostModel, TableBackend
 from costmodels.pricing import priced_network, total
+from costmodels.spread import with_groups
 from costmodels.table import CostTable, FloatArray
 from costmodels.units import Metric
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import CPU_TARGET, TARGETS, Target
 from quantization.network import Network
 from quantization.policy import PolicyBatch
@@ -19,12 +21,16 @@ class TableReplay(TableBackend):
     Args:
         table: the table.
         name: what to call it.
+        model: prices channel groups, which a table of a model's does not hold; None where there is
+            nothing but the table.
     """
 
-    def __init__(self, table: CostTable, name: str = "table") -> None:
+    def __init__(
+        self, table: CostTable, name: str = "table", model: CostModel | None = None
+    ) -> None:
         self.name = name
         self.metrics = frozenset({table.metric})
-        self._table = table
+        self._table, self._model = table, model
 
     @property
     def target(self) -> Target:
@@ -32,7 +38,7 @@ class TableReplay(TableBackend):
         return TARGETS.get(str(self._table.source.get("target")), CPU_TARGET)
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
-        """Return the stored table, restricted to `choices`.
+        """Return the stored table, restricted to `choices`; channel groups by `with_groups`.
 
         Raises:
             BackendError: if it holds another metric.
@@ -41,7 +47,11 @@ class TableReplay(TableBackend):
         """
         self.require(metric)
         self._table.check(network)
-        return self._table.restrict(choices)
+        if self._holds(choices):
+            return self._table.restrict(choices)
+        if self._model is not None and "runtime" not in self._table.source:
+            return self._model.table(network, choices, metric)
+        return with_groups(self._table, network, choices, self.target)
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
         """Price from the whole stored table and its context, if it has one.
@@ -54,11 +64,19 @@ class TableReplay(TableBackend):
             UnsupportedChoiceError: if a policy uses bits that it does not hold or support.
         """
         self.require(metric)
-        costs = total(self._table, network, policies)
-        if self._table.context is None:
+        table = self._table
+        if not self._holds(policies.choices):
+            table = self.table(network, policies.choices, metric)
+        costs = total(table, network, policies)
+        if table.context is None:
             return costs
-        index = priced_network(self._table, network).recode(policies)
-        return costs + self._table.context.correction(index, self._table.choices)
+        index = priced_network(table, network).recode(policies)
+        return costs + table.context.correction(index, table.choices)
+
+    def _holds(self, choices: Sequence[BitWidths]) -> bool:
+        """Whether there are no channel groups among the choices but those of the table."""
+        held = self._table.choices
+        return all(bits in held or not isinstance(bits, ChannelGroups) for bits in choices)
 
 
 def create(argument: str, context: BackendContext) -> TableReplay:

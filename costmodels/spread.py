@@ -1,11 +1,17 @@
-"""From two columns, integer and float, to any choices: equal kernels cost the same."""
+"""From two columns, integer and float, to any choices: equal kernels cost the same.
+
+Likewise from the columns of a stored table to channel groups.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from costmodels.table import Cells, CostTable, FloatArray, Provenance
+from costmodels.cells import select
+from costmodels.table import Cells, CostTable, FloatArray, Once, Provenance
 from quantization.bits import FLOAT32, BitWidths, Format, formats_of
+from quantization.channel_groups import ChannelGroups
 from quantization.deployment import CPU_TARGET, Target, not_deployable
 from quantization.network import Network
 
@@ -56,6 +62,55 @@ def spread_table(
         table.measurements,
         context=table.context,
     )
+
+
+def with_groups(
+    table: CostTable, network: Network, choices: Sequence[BitWidths], target: Target = CPU_TARGET
+) -> CostTable:
+    """Return a stored table over choices some of which are channel groups that it does not hold.
+
+    Where it was measured through ONNX Runtime (its source names the runtime), groups cost what the
+    widest of them does: the kernel is the same. Elsewhere no layer supports them.
+
+    Args:
+        table: what is stored.
+        network: its network.
+        choices: what is asked for; of channel groups the table holds each width.
+        target: the provider that the table is of.
+
+    Raises:
+        UnsupportedChoiceError: if it lacks a choice, or the widest of groups.
+    """
+    stands = [_one_width(bits) if bits not in table.choices else bits for bits in choices]
+    held = table.restrict(tuple(dict.fromkeys(stands)))
+    column = [held.choices.index(bits) for bits in stands]
+    made = select(held.unary, np.ix_(range(len(held.layers)), column))
+    added = np.array([bits not in table.choices for bits in choices])
+    measured = "runtime" in table.source
+    runs = np.array(
+        [
+            [measured and not not_deployable(layer, c, target) for c in choices]
+            for layer in network.layers
+        ]
+    )
+    once = held.once and Once(held.once.value, held.once.cells[:, column])
+    return replace(
+        held,
+        choices=tuple(choices),
+        unary=Cells.of(
+            np.where(runs | ~added, made.value, np.inf),
+            made.provenance,
+            kernel=made.kernel,
+            uncertainty=made.uncertainty,
+        ),
+        once=once,
+    )
+
+
+def _one_width(bits: BitWidths) -> BitWidths:
+    """The widest width of channel groups; bit-widths that are none as they are."""
+    widest = BitWidths(bits.weight_widths[-1], bits.activations)
+    return widest if isinstance(bits, ChannelGroups) else bits
 
 
 def _in_formats(cells: Cells, held: Sequence[Format], known: Sequence[Format]) -> Cells:

@@ -171,6 +171,17 @@ def parse_bits(text: str) -> BitWidths:
     return _of_spans(found, _IN_TEXT)
 
 
+def brief(bits: BitWidths) -> str:
+    """Return bit-widths as a table has room for them: of channel groups, how many channels.
+
+    >>> brief(ChannelGroups(8, {4: [0, 2, 3], 2: [1]})), brief(BitWidths(4, 8))
+    ('1 w2a8 + 3 w4a8', 'w4a8')
+    """
+    if not isinstance(bits, ChannelGroups):
+        return str(bits)
+    return " + ".join(f"{len(each)} w{width}a{bits.activations}" for width, each in bits.groups)
+
+
 def _parse_spans(text: str, expected: str) -> list[int]:
     """Read ``0-11,13``."""
     channels: list[int] = []

@@ -6,8 +6,7 @@ from rich import box
 from rich.table import Table
 
 from costmodels.units import Metric, Unit, format_quantity
-from quantization.bits import BitWidths
-from quantization.channel_groups import ChannelGroups, parse_bits
+from quantization.channel_groups import brief, parse_bits
 from search.certificate import Certificate, ShadowPrice
 from search.pareto import FrontPoint
 from search.patterns import ALPHA, GroupBits, Patterns
@@ -115,7 +114,7 @@ def dearest_table(certificate: Certificate, count: int = 5) -> Table:
         made.add_column("itself", justify="right")
     by_name = {m: {layer.name: layer for layer in certificate.layers[m]} for m in metrics}
     for name in names:
-        row = [name, short_bits(parse_bits(next(iter(by_name.values()))[name].bits))]
+        row = [name, brief(parse_bits(next(iter(by_name.values()))[name].bits))]
         for metric in metrics:
             layer, unit = by_name[metric][name], certificate.units[metric]
             total = certificate.totals[metric]
@@ -123,13 +122,6 @@ def dearest_table(certificate: Certificate, count: int = 5) -> Table:
             row += [format_quantity(layer.cost, unit), share, format_quantity(layer.unary, unit)]
         made.add_row(*row)
     return made
-
-
-def short_bits(bits: BitWidths) -> str:
-    """Return bit-widths as a table has room for them: of channel groups, how many channels."""
-    if not isinstance(bits, ChannelGroups):
-        return str(bits)
-    return " + ".join(f"{len(each)} w{width}a{bits.activations}" for width, each in bits.groups)
 
 
 def pattern_table(patterns: Patterns) -> Table:

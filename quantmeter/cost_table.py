@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costmodels.units import format_quantity
+from quantization.channel_groups import brief, parse_bits
 from quantmeter.itemizing import Bill, Item
 
 _SHORTEST = 12
@@ -100,7 +101,7 @@ def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[_Column]
     columns = [
         _Column("#", (*(str(i + 1) for i in shown), *blank)),
         _Column("layer", (*(item.name for item in layers), *beside), "total", left=True),
-        _Column("bits", (*(item.bits for item in layers), *blank)),
+        _Column("bits", (*(brief(parse_bits(item.bits)) for item in layers), *blank)),
     ]
     for bill in bills:
         items = [bill.layers[i] for i in shown]

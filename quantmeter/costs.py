@@ -72,8 +72,14 @@ class Costs:
         return found
 
     def replaying(self, tables: Mapping[Metric, CostTable]) -> "Costs":
-        """Return the costs with `tables` instead of the models of their metrics."""
-        named = {m: TableReplay(table, self.model(m).name) for m, table in tables.items()}
+        """Return the costs with `tables` instead of the models of their metrics.
+
+        What a table does not hold, channel groups, a formula is asked for.
+        """
+        named = {}
+        for metric, table in tables.items():
+            model = self.model(metric)
+            named[metric] = TableReplay(table, model.name, model)
         return Costs({**self.models, **named})
 
     def total(self, network: Network, policies: Sequence[Policy], metric: Metric) -> FloatArray:

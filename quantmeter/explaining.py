@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from costmodels.units import Metric, Unit
-from quantization.policy import Policy
+from quantization.policy import Policy, PolicyBatch
 from quantmeter.preparing import Prepared
 from quantmeter.search_options import FrontRequest
 from search.certificate import Certificate, certify
+from search.channel_groups import Refined
 from search.exact import Solution, UnsolvedError
 from search.pareto import FrontPoint, front_volume, proxy_front, with_trials, within_others
 from search.patterns import Patterns, measure_patterns
@@ -73,6 +74,7 @@ def explain(
     *,
     scores_are_accuracies: bool,
     front: FrontRequest | None = None,
+    refined: Refined | None = None,
 ) -> Explanation:
     """Look at what a search found.
 
@@ -82,6 +84,7 @@ def explain(
         result: of the search; it has a best policy.
         scores_are_accuracies: whether the trials tell what proxy loss is worth in accuracy.
         front: which front is wanted.
+        refined: the best policy with channel groups, if the run ends with it.
 
     Raises:
         BudgetError: if a front of a metric without a table is wanted.
@@ -89,8 +92,13 @@ def explain(
     assert result.best is not None
     problem = prepared.problem
     trials = result.trials if scores_are_accuracies else ()
-    certificate = certify(problem, optimum, result.best, trials=trials)
-    patterns = measure_patterns(problem.network, prepared.batch(result.best[None]))
+    best, wider = result.best, None
+    if refined is not None:
+        best, wider = refined.index, refined.problem
+    certificate = certify(problem, optimum, best, trials=trials, refined=wider)
+    choices = problem.choices if wider is None else wider.choices
+    policy = PolicyBatch(problem.network.layer_names, choices, best[None])
+    patterns = measure_patterns(problem.network, policy)
     found, unsolved = None, None
     if front is not None:
         try:

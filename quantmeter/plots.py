@@ -2,7 +2,8 @@
 
 A metric that an accelerator prices (`costmodels.accelerator`) is drawn as its roofline (latency)
 or as what its products and each operand at each memory take (energy); a metric of any other
-backend as one bar a layer. Numbers of layers are those of the printed table.
+backend, or of a policy with channel groups, as one bar a layer. Numbers of layers are those of the
+printed table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from costmodels.roofline import Roofline, energy_breakdown, roofline
 from costmodels.table import FloatArray
 from costmodels.units import Metric, Unit, format_quantity
 from quantization.bits import BitWidths
+from quantization.channel_groups import ChannelGroups
 from quantization.errors import QuantmeterError
 from quantization.network import Network
 from quantization.policy import Policy
@@ -100,10 +102,10 @@ def _accelerator(costs: Costs, metric: Metric) -> Accelerator | None:
 
 
 def _panel(bill: Bill, accelerator: Accelerator | None, network: Network, policy: Policy) -> Panel:
-    if accelerator is None:
+    bits = [policy[layer.name] for layer in network.layers]
+    if accelerator is None or any(isinstance(each, ChannelGroups) for each in bits):
         return partial(_draw_bars, bill=bill)
     name = Path(accelerator.name).name
-    bits = [policy[layer.name] for layer in network.layers]
     if bill.metric is Metric.LATENCY:
         roofs = roofline(accelerator, network.layers, bits)
         return partial(_draw_roofline, bill=bill, roofs=roofs, name=name)

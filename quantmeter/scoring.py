@@ -37,6 +37,11 @@ class Score:
     measured: Mapping[Metric, float] = field(default_factory=dict)
     abandoned: bool = False
 
+    @property
+    def rejected(self) -> bool:
+        """Whether it is infeasible as measured."""
+        return self.value == -math.inf
+
 
 @dataclass(frozen=True, eq=False)
 class Totals:
@@ -164,6 +169,17 @@ class Scorer:
         if race:
             self._racing = RacingOracle(prepared.oracle, keep=race, seed=prepared.bench.seed)
             self._racing.restore(self._accuracies())
+
+    def like(self, prepared: Prepared, known: Mapping[bytes, Score] | None = None) -> "Scorer":
+        """Return what scores the policies of another problem alike, all of them to the end."""
+        return Scorer(
+            prepared,
+            self._reward,
+            self._totals,
+            known,
+            weights=self._weights,
+            oracle=self._oracle,
+        )
 
     def __call__(self, index: IndexArray) -> FloatArray:
         """Return the scores (P,) of policies (P, L)."""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
@@ -13,11 +13,11 @@ from costmodels.table import CostTable
 from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
 from quantization.network import Network
-from quantization.policy import Policy
 from quantization.ranges import RANGE_METHODS, RangeMethod
 from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
-from quantmeter.explaining import Explanation, explain, front_files
+from quantmeter.explaining import explain, front_files
+from quantmeter.grouping import Grouping, check_groupable, group_channels, trained_from
 from quantmeter.journal import Journal
 from quantmeter.method_run import above_as_a_whole, configured, run_method, start_policy
 from quantmeter.preparing import Progress, check_reward, prepare
@@ -31,7 +31,7 @@ from quantmeter.run_folder import (
     file_digest,
     versions,
 )
-from quantmeter.runs import Found, describe, simulated_on_test, summarize
+from quantmeter.runs import describe, simulated_on_test, summarize
 from quantmeter.scoring import Scorer, open_totals
 from quantmeter.search_options import (
     AGENT,
@@ -42,39 +42,15 @@ from quantmeter.search_options import (
     parse_front,
     read_agents,
 )
+from quantmeter.search_outcome import SearchReport
 from quantmeter.trained import Trained, drop_candidates, train_best
 from quantmeter.training import Training, check_target, open_oracle
 from quantmeter.trials import open_journal, run_to_the_end
 from quantmeter.workbench import Workbench, open_workbench
 from search import methods
 from search.budgets import parse_budgets
-from search.exact import Solution, solve
+from search.exact import solve
 from search.searcher import SearchResult
-
-
-@dataclass(frozen=True, eq=False)
-class SearchReport:
-    """What `search` returns and writes.
-
-    Args:
-        policy: the best policy.
-        found: it in figures.
-        result: every trial.
-        optimum: the exact optimum of the proxy loss, the certificate.
-        explanation: what is known beside the best policy.
-        summary: what ``result.json`` holds.
-        read_back: how many of the trials were made by an earlier run that had been ended.
-        trained: what training made of the best policies, if any were trained.
-    """
-
-    policy: Policy
-    found: Found
-    result: SearchResult
-    optimum: Solution
-    explanation: Explanation
-    summary: Mapping[str, Any]
-    read_back: int = 0
-    trained: Trained | None = None
 
 
 def search(
@@ -91,6 +67,7 @@ def search(
     training: Training | None = None,
     init_from: Sequence[str | Path] = (),
     front: str | None = None,
+    channel_groups: bool = False,
     choices: Sequence[BitWidths] | None = None,
     ties: Sequence[Sequence[str]] = (),
     ranges: RangeMethod | Literal["best"] = RANGE_METHODS[0],
@@ -125,6 +102,9 @@ def search(
             needs the workbench of a task. None has the defaults and fine-tunes none.
         init_from: folders of runs of REINFORCE whose agents it continues.
         front: such as ``latency=8``: find the best policies within so many budgets too.
+        channel_groups: split layers of the best policy into two groups of output channels, each at
+            a width of its own, where that saves proxy loss within the budgets; the result if it
+            scores better. See `quantmeter.grouping`.
         choices: bit-widths; None for those of what is priced (`Target.default_choices`).
         ties: groups of layers that must get equal bits.
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
@@ -204,6 +184,7 @@ def search(
         "episodes": episodes,
         "warm": warm,
         "front": front,
+        "channel_groups": channel_groups or None,  # as in runs of before there were any
         **asdict(objective),
         "training": training.request(bench, scoring),
         "init_from": [file_digest(Path(run) / AGENT) for run in init_from],
@@ -228,6 +209,8 @@ def search(
         if whole is not None and left is not None and left.limits is not None:
             whole = replace(whole, limits=left.limits)  # a float model timed anew moves them
         priced = costs if left is None else costs.replaying(left.tables)
+        if channel_groups:
+            check_groupable(priced, bench.network, choices)
         prepared = prepare(
             bench,
             priced,
@@ -289,23 +272,26 @@ def search(
         if score.value == -math.inf:  # zero-shot scores nothing by itself
             raise BudgetError(above_as_a_whole(method))
         found = describe(prepared, method, result.best, optimum, result.log, score)
+        if folder is not None:  # what follows refines or explains it, and may fail
+            folder.keep({POLICY: found.policy.to_json()})
+        grouping: Grouping | None = None
+        if channel_groups:
+            grouping = group_channels(prepared, found, result.best, optimum, scorer, progress)
+            found = grouping.best
         if oracle is None:
             found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
-        if folder is not None:  # what follows explains it, and may fail
-            folder.keep({POLICY: found.policy.to_json()})
         explanation = explain(
             prepared,
             optimum,
             run_to_the_end(result, scorer),
             scores_are_accuracies=scoring.reward == "accuracy" and not objective.weights,
             front=asked,
+            refined=None if grouping is None else grouping.taken,
         )
         trained: Trained | None = None
         if trains:
             trained = train_best(
-                prepared,
-                result,
-                scorer,
+                *trained_from(grouping, prepared, result, scorer),
                 optimum,
                 training,
                 exported=exported,
@@ -316,8 +302,10 @@ def search(
         summary = {
             **summarize(prepared, requests, result, found, optimum, scoring, whole, explanation),
             "trained": None if trained is None else trained.to_dict(),
+            "channel_groups": None if grouping is None else grouping.to_dict(),
         }
         if folder is not None:
+            folder.keep({POLICY: found.policy.to_json()})
             if explanation.front is not None:
                 folder.keep(front_files(explanation.front))
             if trained is not None:
@@ -327,5 +315,5 @@ def search(
                 drop_candidates(folder, trained)
     read_back = len(known)
     return SearchReport(
-        found.policy, found, result, optimum, explanation, summary, read_back, trained
+        found.policy, found, result, optimum, explanation, summary, read_back, trained, grouping
     )

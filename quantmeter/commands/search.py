@@ -136,6 +136,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="find the best policies within so many budgets too, such as latency=8",
     )
     parser.add_argument(
+        "--channel-groups",
+        action="store_true",
+        help="split layers of what was found into two groups of output channels, each with weights "
+        "of its own width, where that helps within the budgets; taken if it scores better",
+    )
+    parser.add_argument(
         "--tie",
         action="append",
         default=[],
@@ -201,6 +207,7 @@ def run(arguments: argparse.Namespace) -> int:
             training=training,
             init_from=arguments.init_from,
             front=arguments.front,
+            channel_groups=arguments.channel_groups,
             choices=arguments.choices,
             ties=[group.split(",") for group in arguments.tie],
             ranges=arguments.ranges,

@@ -9,24 +9,26 @@ from quantmeter.commands.options import console, table
 from quantmeter.commands.search_training import candidates_table, trained_lines
 
 if TYPE_CHECKING:
-    from quantmeter.searching import SearchReport
+    from quantmeter.search_outcome import SearchReport
 
 
 def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
     """Print what was found, for people."""
+    from quantization.channel_groups import brief
     from quantmeter.certificate import (
         certificate_lines,
         dearest_table,
         front_table,
         pattern_table,
     )
+    from quantmeter.grouping import grouping_lines
 
     found, out = report.found, console()
     if report.read_back:
         out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
     rows = table("Best policy", "layer", "bits")
     for name, bits in found.policy.layers.items():
-        rows.add_row(name, str(bits))
+        rows.add_row(name, brief(bits))
     out.print(rows)
     test, searched = found.test_accuracy, f"{found.search_accuracy:.2%} on the search images"
     if test is None:  # its network was trained to be scored, and not kept
@@ -39,6 +41,9 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
             out.print(candidates_table(report.trained))
         for line in trained_lines(report.trained):
             out.print(line, soft_wrap=True)
+    if report.grouping is not None:
+        for line in grouping_lines(report.grouping):
+            out.print(line, soft_wrap=True, markup=False)
     for line in _costs(report):
         out.print(line, soft_wrap=True)
     for line in certificate_lines(report.explanation.certificate):

@@ -11,6 +11,7 @@ from costmodels.accelerator_files import find
 from costmodels.analytical import Analytical
 from costmodels.channel_groups import parts, price_parts
 from costmodels.compare import macs_bits
+from costmodels.context import Context
 from costmodels.errors import UnsupportedChoiceError
 from costmodels.model import BackendContext
 from costmodels.pricing import total
@@ -163,7 +164,7 @@ def test_a_width_that_does_not_run_is_told_with_layer_and_groups(name: str) -> N
     model = backend(f"analytical:{name}", BackendContext())
     layers = {**uniform(network, "w8a8").layers, "stem": split("stem", (4, 8))}
     batch = PolicyBatch.of(network, [Policy(layers)])
-    said = r"layer 'stem' at w4a8\[0,3,6,9,12,15\]\+w8a8\["
+    said = r"layer 'stem' has channel groups \(6 w4a8 \+ 10 w8a8\) without .* such as \"w8a8\""
     with pytest.raises(UnsupportedChoiceError, match=said) as caught:
         model.total(network, batch, Metric.LATENCY)
     assert "\n" not in str(caught.value)
@@ -176,13 +177,62 @@ def test_a_picture_with_one_width_a_layer_refuses_groups_in_one_line() -> None:
         roofline(find("bit-fusion"), network.layers, bits)  # type: ignore[arg-type]
 
 
-def test_a_stored_table_says_that_it_holds_no_such_groups() -> None:
+def measured_table(network: Network, metric: Metric = Metric.ENERGY) -> CostTable:
+    """A table as one that was measured here: all integer widths of a layer cost the same."""
+    held = parse_choices("w8a8,w32a32")
+    formula = backend("analytical:haq", BackendContext()).table(network, held, metric)
+    told = replace(formula, source={"backend": "ort", "runtime": {"threads": 1}})
+    return spread_table(told, network, parse_choices("w2a8,w4a8,w8a8,w32a32"))
+
+
+def test_a_stored_table_that_was_measured_prices_groups_as_one_width() -> None:
     network = small_mobilenet()
-    choices = parse_choices("w4a8,w8a8")
+    replay = TableReplay(measured_table(network))
+    grouped = policies(network, {"stem": split("stem"), "b0.expand": split("b0.expand")})
+    [cost] = replay.total(network, grouped, Metric.ENERGY)
+    [plain] = replay.total(network, policies(network, {}), Metric.ENERGY)
+    assert cost == pytest.approx(plain)
+    choices = (split("stem"), BitWidths(2, 8))
+    table = replay.table(network, choices, Metric.ENERGY)
+    assert table.choices == choices
+    row = network.layer_names.index("stem")
+    np.testing.assert_array_equal(table.unary.value[row, 0], table.unary.value[row, 1])
+    assert not table.supported[network.layer_names.index("b0.expand"), 0], "of other channels"
+
+
+def test_what_a_stored_measured_table_adds_for_neighbours_holds_for_groups() -> None:
+    network = small_mobilenet()
+    context = Context(np.array([[0, 1, -1]]), np.array([0.25]))
+    replay = TableReplay(replace(measured_table(network), context=context))
+    alone = TableReplay(measured_table(network))
+    grouped = policies(network, {"stem": split("stem")})
+    [more], [cost] = (r.total(network, grouped, Metric.ENERGY) for r in (replay, alone))
+    assert more - cost == pytest.approx(0.25)
+
+
+def test_a_stored_table_of_others_has_no_price_for_groups_and_names_the_layer() -> None:
+    network = small_mobilenet()
+    choices = parse_choices("w2a8,w4a8,w8a8")
     stored = backend("analytical:haq", BackendContext()).table(network, choices, Metric.ENERGY)
     batch = policies(network, {"stem": split("stem")})
-    with pytest.raises(UnsupportedChoiceError, match=r"no w2a8\[0,3,.*; it has w4a8, w8a8"):
+    said = (
+        r"layer 'stem' has channel groups \(6 w2a8 \+ 10 w4a8\) without a price here; give it one"
+    )
+    with pytest.raises(UnsupportedChoiceError, match=said):
         TableReplay(stored).total(network, batch, Metric.ENERGY)
+    with pytest.raises(UnsupportedChoiceError, match="holds no w4a8; it holds w2a8, w8a8"):
+        TableReplay(stored.restrict(parse_choices("w2a8,w8a8"))).total(
+            network, policies(network, {"stem": split("stem")}), Metric.ENERGY
+        )
+
+
+def test_a_formula_prices_the_groups_that_its_stored_table_does_not_hold() -> None:
+    network = small_mobilenet()
+    model = backend("analytical:haq", BackendContext())
+    stored = model.table(network, parse_choices("w2a8,w4a8,w8a8"), Metric.ENERGY)
+    batch = policies(network, {"stem": split("stem")})
+    found = TableReplay(stored, "haq", model).total(network, batch, Metric.ENERGY)
+    assert found == pytest.approx(model.total(network, batch, Metric.ENERGY))
 
 
 def test_a_table_with_groups_survives_json_and_csv() -> None:

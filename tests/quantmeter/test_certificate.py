@@ -6,7 +6,6 @@ from rich.console import Console
 
 from costmodels.units import Metric
 from quantization.bits import DEFAULT_CHOICES
-from quantization.channel_groups import parse_bits
 from quantization.policy import PolicyBatch
 from quantization.reading import read_network
 from quantmeter.certificate import (
@@ -14,7 +13,6 @@ from quantmeter.certificate import (
     dearest_table,
     front_table,
     pattern_table,
-    short_bits,
 )
 from quantmeter.reference_task import SHIPPED_MODEL
 from search.certificate import certify
@@ -70,9 +68,11 @@ def test_a_policy_with_channel_groups_is_told_beside_the_optimum_of_one_width_a_
     )
 
 
-def test_channel_groups_take_no_more_room_than_how_many_channels_they_have():
-    assert short_bits(parse_bits("w2a8[0-4,9]+w4a8[5-8]")) == "6 w2a8 + 4 w4a8"
-    assert short_bits(parse_bits("w4a8")) == "w4a8"
+def test_of_channel_groups_the_dearest_layers_tell_how_many_channels_have_which_width(made):
+    [layers] = [made.layers[LATENCY]]
+    grouped = replace(layers[0], bits="w2a8[0-4,9]+w4a8[5-8]")
+    text = "\n".join(printed(dearest_table(replace(made, layers={LATENCY: (grouped,)}))))
+    assert "6 w2a8 + 4 w4a8" in text
 
 
 def test_points_are_told_only_with_a_slope_that_is_told(made):
