@@ -309,6 +309,35 @@ def test_another_provider_than_files_are_exported_for_is_refused(bench: Workbenc
         check_target(bench, CUDA_TARGET, "--fine-tune 1")
 
 
+@pytest.mark.parametrize("scoring", [QAT, Scoring("proxy")])
+def test_a_policy_with_channel_groups_is_scored_and_trained_like_any_other(
+    scoring: Scoring, bench: Workbench, tmp_path: Path
+) -> None:
+    given = {**GIVEN, "cost": ["energy=analytical:haq"], "budgets": ["energy=0.12x"]}
+    report = search(
+        bench,
+        **{**given, "method": "exact", "choices": parse_choices("w2a8,w3a8,w4a8,w8a8")},
+        channel_groups=True,
+        scoring=scoring,
+        training=Training(epochs=1) if scoring is QAT else replace(TWO, fine_tune_epochs=1),
+        out=tmp_path,
+    )
+    assert report.grouping is not None
+    assert report.grouping.after is not None
+    grouped = report.grouping.after.policy
+    assert any(len(bits.weight_widths) == 2 for bits in grouped.layers.values())
+    assert report.trained is not None
+    assert report.trained.found.policy == report.policy
+    if scoring is QAT:  # by as little as an image, so it may be taken or not
+        scored = open_oracle(bench, Training(epochs=1), seed=0).score(grouped)
+        assert report.grouping.after.search_accuracy == scored
+    else:
+        assert report.policy == grouped
+    test = report.trained.found.test_accuracy
+    assert test is not None
+    assert test.share == file_accuracy(tmp_path / "trained.onnx", digits().test)
+
+
 def test_training_that_diverges_is_told(bench: Workbench, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give a smaller --qat-learning-rate"):
         search(bench, **GIVEN, training=replace(TWO, epochs=3, learning_rate=1e30), out=tmp_path)
