@@ -344,9 +344,12 @@ def test_training_that_diverges_is_told(bench: Workbench, tmp_path: Path) -> Non
     assert (tmp_path / "policy.json").exists(), "what the search found is not lost"
 
 
-def test_labels_to_train_on_fit_the_network() -> None:
+def test_labels_to_train_on_fit_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the images that ranges come from are a part of them."""
+    monkeypatch.setattr("quantmeter.tasks.CALIBRATION", 16)
     task = digits()
     wrong = Examples(task.train.images, np.where(np.arange(200) == 7, 10, task.train.labels))
+    assert wrong.drawn(16, 0).labels.max() < 10
     with pytest.raises(DataError, match="labels run from 0 to 10, the network has 10 classes"):
         open_task(replace(task, train=wrong))
 
