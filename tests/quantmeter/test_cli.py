@@ -328,7 +328,10 @@ BAD = {
     "unsupported bits": ("export M w4a4.json --out q.onnx", "'mix' at w4a4 is not deployable"),
     "unsupported bits timed": ("bench M w4a4.json", "'mix' at w4a4 is not deployable"),
     "unsupported bits sized": ("cost M --metric size --policy w4a4.json", "w4a4"),
-    "unreadable bits": ("export M w9a9.json --out q.onnx", "w9a9.json: no such bit-width"),
+    "unreadable bits": (
+        "export M w9a9.json --out q.onnx",
+        "w9a9.json: layer 'mix': no such bit-width",
+    ),
     "table that is none": ("cost M --metric latency --cost table:plain.json", "no cost table"),
     "table that is no JSON": ("cost M --metric latency --cost table:broken.json", "is JSON"),
     "missing table": ("cost M --metric latency --cost table:absent.json", "absent.json: No such"),
