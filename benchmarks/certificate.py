@@ -165,7 +165,7 @@ def run(problem: Problem, arguments: argparse.Namespace) -> Mapping[tuple[str, s
     print(f"{'least loss':13} repaired {rows[REPAIR_ALONE]}")
     for way, settings in settings_of(start, agent).items():
         for name in SEARCHERS:
-            evaluations = 60 if arguments.quick else EVALUATIONS
+            evaluations = 30 if arguments.quick else EVALUATIONS
             seeds = 2 if arguments.quick else arguments.seeds
             row = measure(problem, name, settings, optimum.loss, seeds, evaluations)
             rows[name, way] = row

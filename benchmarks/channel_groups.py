@@ -186,7 +186,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one size and few images")
     quick = parser.parse_args().quick
-    bench = prepare(32, 32, 100) if quick else prepare(256, 256, 897)
+    bench = prepare(16, 16, 50) if quick else prepare(256, 256, 897)
     names = ("w2a8", "w3a8", "w4a8")
     uniform = {n: Policy.uniform(bench.network, BitWidths.parse(n)) for n in names}
     first, second, third = (bench.bytes_of(policy) for policy in uniform.values())

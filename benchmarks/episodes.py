@@ -33,6 +33,7 @@ from search.agent import Agent, Stepper, mask_penalty
 from search.environment import Environment
 from search.problem import Problem
 from search.reinforce import Reinforce, ReinforceConfig
+from search.searcher import Trial
 
 LIMIT = 1.5
 """An update may cost this many bare updates."""
@@ -161,7 +162,7 @@ class BareUpdate:
 def alternate(problem: Problem, updates: int) -> dict[str, FloatArray]:
     """Return seconds of each update of the search, and of the bare updates run in between.
 
-    The search asks for scores once per update; the bare updates run within that call.
+    The bare updates run when the first policy of an update was scored.
     """
     config = ReinforceConfig(episodes=10 * (updates + 1), rollouts=10)
     environment = Environment(problem)
@@ -171,18 +172,24 @@ def alternate(problem: Problem, updates: int) -> dict[str, FloatArray]:
     }
     seconds: dict[str, list[float]] = {"update": [], **{name: [] for name in bare}}
     resumed: list[float] = []
+    origins: list[str] = []
 
-    def evaluate(index: IndexArray) -> FloatArray:
+    def score(index: IndexArray) -> FloatArray:
+        return -problem.proxy_loss(index)
+
+    def record(trial: Trial) -> None:
+        if origins[-1:] == [trial.origin]:
+            return
         if resumed:
             seconds["update"].append(perf_counter() - resumed[-1])
         for name, run in bare.items():
             start = perf_counter()
             run()
             seconds[name].append(perf_counter() - start)
+        origins.append(trial.origin)
         resumed.append(perf_counter())
-        return -problem.proxy_loss(index)
 
-    log = Reinforce(config).search(problem, evaluate, evaluations=10**9, seed=0).log
+    log = Reinforce(config).search(problem, score, evaluations=10**9, seed=0, record=record).log
     print(
         f"{log['episodes']:.0f} episodes, {log['distinct_policies']:.0f} distinct policies, "
         f"{log['repaired_share']:.0%} repaired, {log['rejected_share']:.0%} rejected"
@@ -193,9 +200,9 @@ def alternate(problem: Problem, updates: int) -> dict[str, FloatArray]:
 def main() -> int:
     """Print the figures; return 1 if in a full run an update costs more than `LIMIT` bare ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="20 updates instead of 100")
+    parser.add_argument("--quick", action="store_true", help="5 updates instead of 100")
     quick = parser.parse_args().quick
-    updates = 20 if quick else 100
+    updates = 5 if quick else 100
     torch.set_num_threads(1)
     problem = random_problem(residual_chain())
     seconds = alternate(problem, updates)

@@ -74,10 +74,10 @@ def digits() -> Subject:
     from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 
     task = load_digits_task()
-    search, test = slice(0, 100), slice(100, 300)
+    search, test = slice(0, 30), slice(30, 90)
     return Subject(
         read_network(SHIPPED_MODEL),
-        Examples(task.train_images[:200], task.train_labels[:200]),
+        Examples(task.train_images[:100], task.train_labels[:100]),
         Examples(task.unseen_images[search], task.unseen_labels[search]),
         Examples(task.unseen_images[test], task.unseen_labels[test]),
         None,

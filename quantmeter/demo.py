@@ -35,7 +35,6 @@ from search.oracle import Interval
 
 _ATTEMPTS = 4
 """The first search, and at most three more on a tightened table."""
-_PROXY_EPISODES = 600
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,16 @@ class DemoOptions:
     Args:
         seconds: of measuring the latency table.
         episodes: accuracy evaluations of REINFORCE, and of random search.
+        proxy_episodes: evaluations of the proxy loss by REINFORCE.
+        images: of the search part that are looked at; None for all.
         blocks: turns of each candidate in the final timing.
         seed: of everything that is drawn.
     """
 
     seconds: float = 30.0
     episodes: int = 70
+    proxy_episodes: int = 600
+    images: int | None = None
     blocks: int = 30
     seed: int = 0
 
@@ -172,7 +175,10 @@ def _open(options: DemoOptions, out: Path) -> Workbench:
     data = Data(task.unseen_images, task.unseen_labels)
     np.savez_compressed(out / "data.npz", x=task.unseen_images, y=task.unseen_labels)
     (out / "model.onnx").write_bytes(SHIPPED_MODEL.read_bytes())
-    return open_workbench(read_network(out / "model.onnx"), data, seed=options.seed)
+    bench = open_workbench(read_network(out / "model.onnx"), data, seed=options.seed)
+    assert bench.split is not None  # there are images
+    seen = bench.split.search[: options.images]
+    return replace(bench, split=replace(bench.split, search=seen))
 
 
 def _uniform_bytes(bench: Workbench) -> int:
@@ -187,6 +193,7 @@ def _costs(latency: CostTable) -> Costs:
 
 def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Found], Solution]:
     optimum = solve(prepared.problem)
+    episodes = {"accuracy": options.episodes, "proxy": options.proxy_episodes}
     rows: list[Found] = []
     greedy: IndexArray | None = None
     for row in _METHODS:
@@ -195,7 +202,7 @@ def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Fo
                 prepared,
                 row.method,
                 scorer=Scorer(prepared, row.reward),
-                episodes=options.episodes if row.reward == "accuracy" else _PROXY_EPISODES,
+                episodes=episodes[row.reward],
                 seed=options.seed,
                 start=greedy if row.warm else None,
                 progress=progress,

@@ -1,13 +1,11 @@
 """Every benchmark runs in its quick mode; figures are for people, so none is asserted here."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.episodes import alternate, random_problem, residual_chain
+from tests.scripts import run_script
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,14 @@ ROOT = Path(__file__).parents[1]
 def test_the_benchmark_runs_in_quick_mode_and_prints_its_figures(
     script: str, expected: str
 ) -> None:
-    command = [sys.executable, f"benchmarks/{script}", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(expected, done.stdout), done.stdout
+    printed = run_script(f"benchmarks/{script}", "--quick")
+    assert re.search(expected, printed), printed
+
+
+def test_an_update_is_timed_once_though_its_policies_are_scored_one_by_one() -> None:
+    seconds = alternate(random_problem(residual_chain(2)), 3)
+    assert {name: len(values) for name, values in seconds.items()} == {
+        "update": 3,
+        "torch.nn.LSTM steps": 4,
+        "the agent's own steps": 4,
+    }

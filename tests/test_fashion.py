@@ -2,8 +2,6 @@
 
 import gzip
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +20,7 @@ from quantization.errors import DataError
 from quantization.quantizer import Float32Array
 from quantization.reading import read_network
 from quantization.torch_export import export_module
-
-ROOT = Path(__file__).parents[1]
+from tests.scripts import run_script
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +159,8 @@ def test_a_quick_training_run_prints_accuracies_and_exports(
     images: FashionImages, tmp_path: Path
 ) -> None:
     path = tmp_path / "quick.onnx"
-    command = [sys.executable, "-m", "benchmarks.train_fashion", "mobilenet", "--quick"]
-    done = subprocess.run(
-        [*command, "--output", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"test accuracy: [\d.]+ %", done.stdout), done.stdout
+    arguments = "mobilenet", "--quick", "--output", str(path)
+    printed = run_script("benchmarks/train_fashion.py", *arguments)
+    assert re.search(r"test accuracy: [\d.]+ %", printed), printed
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("BatchNormalization") == 17

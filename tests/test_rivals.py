@@ -2,10 +2,7 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,7 @@ from costmodels.accelerator import Accelerator
 from costmodels.accelerator_files import find
 from quantization.bits import BitWidths
 from quantization.network import Layer
-
-ROOT = Path(__file__).parents[1]
+from tests.scripts import run_script
 
 
 @pytest.mark.parametrize(
@@ -67,7 +63,4 @@ def test_zigzag_gets_the_extents_and_widths_of_a_layer() -> None:
 
 @cache
 def _quick() -> str:
-    command = [sys.executable, "benchmarks/analytical.py", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_script("benchmarks/analytical.py", "--quick")

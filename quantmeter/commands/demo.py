@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = DemoOptions(seed=arguments.seed)
     if arguments.quick:
-        options = DemoOptions(seconds=6, episodes=10, blocks=6, seed=arguments.seed)
+        options = DemoOptions(6, 10, 60, images=100, blocks=6, seed=arguments.seed)
     out = Path(arguments.out)
     result = run_demo(options, out, progress_bar if sys.stderr.isatty() else announce)
     if arguments.json:
