@@ -1,9 +1,9 @@
-"""A calibration to be killed: ``python -m tests.hil.calibrating STORE LOG SECONDS``.
+"""A calibration to be killed.
 
 Each measurement that was taken and committed is a line of the log: its key.
 """
 
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from costmodels.model import BackendContext
@@ -30,16 +30,11 @@ class Logged(Store):
         return kept
 
 
-def main() -> None:
-    """Calibrate the example network, resuming from the store."""
-    store, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+def calibrate(store: Path, log: Path, seconds: float, told: Connection) -> None:
+    """Calibrate the example network, resuming from the store; tell how much was measured."""
     live = OrtLive(BackendContext(seconds=seconds))
     kept = Logged(store, live.device)
     kept.log = log
     live.keep_in(kept)
     table = live.table(example_network(), CHOICES, Metric.LATENCY)
-    sys.stdout.write(f"{len(table.measurements)}\n")
-
-
-if __name__ == "__main__":
-    main()
+    told.send(len(table.measurements))

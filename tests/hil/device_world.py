@@ -14,7 +14,7 @@ LIMITS = Limits(1e11, 3e11, ((1e4, 2e11), (1e6, 1e11), (1e8, 2e10)))
 CONSTANT_S, NODE_S = 1e-5, 2e-6
 
 drawn = lru_cache(maxsize=None)(probe)
-"""Probes, each drawn once for all tests."""
+"""`hil.probes.probe`, each probe drawn once for all tests."""
 
 
 @dataclass

@@ -1,11 +1,11 @@
 """``kill -9`` of a calibration at any moment, again and again."""
 
+import multiprocessing
 import random
 import sqlite3
-import subprocess
-import sys
 import time
 from itertools import islice
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +14,18 @@ from costmodels.sketch import example_network
 from hil.calibration import schedule
 from hil.device import detect
 from hil.store import Store
-from tests.hil.calibrating import CHOICES
+from tests.hil.calibrating import CHOICES, calibrate
 
-ROOT = Path(__file__).parents[2]
 KILLS = 20
-SECONDS = "4"
+SECONDS = 4.0
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.hil.calibrating"])  # imported once for all runs
 
 
-def _start(store: Path, log: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.hil.calibrating", str(store), str(log), SECONDS]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def _wait_for(log: Path, lines: int, process: "subprocess.Popen[str]") -> None:
+def _wait_for(log: Path, lines: int, process: ForkServerProcess) -> None:
     end = time.monotonic() + 60
     while len(_keys(log)) < lines:
-        assert process.poll() is None, "the calibration ended before it was killed"
+        assert process.is_alive(), "the calibration ended before it was killed"
         assert time.monotonic() < end, "the calibration measured nothing for a minute"
         time.sleep(0.01)
 
@@ -43,16 +39,23 @@ def test_a_calibration_killed_twenty_times_ends_with_every_measurement_once(
 ) -> None:
     """Each run goes on where the one before was killed: none is taken twice, none is missing."""
     store, log, draw = tmp_path / "kept.sqlite", tmp_path / "log", random.Random(0)
+    told, tells = PROCESSES.Pipe(duplex=False)
+
+    def start() -> ForkServerProcess:
+        process = PROCESSES.Process(target=calibrate, args=(store, log, SECONDS, tells))
+        process.start()
+        return process
+
     for _ in range(KILLS):
-        process = _start(store, log)
+        process = start()
         _wait_for(log, len(_keys(log)) + 1, process)
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
-        process.wait()
-    last = _start(store, log)
-    printed, _ = last.communicate(timeout=120)
-    assert last.returncode == 0
-    taken, keys = int(printed), _keys(log)
+        process.join()
+    last = start()
+    last.join(timeout=120)
+    assert last.exitcode == 0
+    taken, keys = told.recv(), _keys(log)
     assert taken > KILLS
     assert len(keys) == len(set(keys)), "a measurement was taken twice"
     with sqlite3.connect(store) as database:

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from hil import probes
-from hil.probes import probe
 from quantization.network import Network
+from tests.hil.device_world import drawn
 
 SEEDS = range(24)
 
 
 @pytest.fixture(scope="module")
 def pieces() -> list[Network]:
-    return [probe(seed) for seed in SEEDS]
+    return [drawn(seed) for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
 def wholes() -> list[Network]:
-    return [probe(seed, whole=True) for seed in SEEDS]
+    return [drawn(seed, whole=True) for seed in SEEDS]
 
 
 def test_a_seed_gives_the_same_network_for_ever() -> None:
@@ -27,7 +27,7 @@ def test_a_seed_gives_the_same_network_for_ever() -> None:
     told = hashlib.sha256()
     for seed in range(12):
         for whole in (False, True):
-            told.update(probe(seed, whole=whole).digest.encode())
+            told.update(drawn(seed, whole=whole).digest.encode())
     assert probes.REVISION == 3
     assert told.hexdigest()[:16] == "964392cd19ec85d0"
 
@@ -41,7 +41,7 @@ def test_seeds_and_both_sorts_give_different_networks(
 @pytest.mark.parametrize(("seed", "whole"), [(1194, False), (2396, True)])
 def test_a_block_whose_halves_would_be_too_large_becomes_another(seed: int, whole: bool) -> None:
     """Seeds whose halves of a shuffle block were narrowed until a division by zero."""
-    assert probe(seed, whole=whole).macs > 0
+    assert drawn(seed, whole=whole).macs > 0
 
 
 def test_every_operator_of_a_probe_is_known(pieces: list[Network], wholes: list[Network]) -> None:
@@ -70,7 +70,7 @@ def test_a_whole_network_goes_from_an_image_to_classes(wholes: list[Network]) ->
 
 
 def test_probes_hold_the_kinds_of_layers_and_glue_that_networks_are_made_of() -> None:
-    networks = [probe(seed, whole=seed % 2 == 0) for seed in range(60)]
+    networks = [drawn(seed, whole=seed % 2 == 0) for seed in range(60)]
     kinds = {node.kind for network in networks for node in network.execution_order}
     assert kinds >= {"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool"}
     assert kinds >= {"Clip", "Relu", "HardSwish", "Sigmoid", "Gelu", "Softmax", "Split"}

@@ -11,6 +11,8 @@ import onnx
 import pytest
 
 from costmodels.calibrated.device_model import DeviceModel
+from costmodels.calibrated.fitting import grow
+from costmodels.calibrated.forest import Forest
 from costmodels.calibrated.interval import NetworkInterval
 from costmodels.calibrated.limits import Limits
 from costmodels.model import BackendContext
@@ -30,14 +32,18 @@ CALIBRATE = "calibrate --cost ort --no-store --time 32s"
 
 
 def _made_up(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Let `world` answer instead of this machine."""
+    """Let `world` answer instead of this machine; it is simple enough for few trees."""
 
     @contextmanager
     def measuring(_context: BackendContext) -> Iterator[tuple[Limits, Any]]:
         yield LIMITS, world.measure
 
+    def few_trees(*given: Any) -> Forest:
+        return grow(*given[:4], trees=40)
+
     patch.setattr("hil.device_bench._measuring", measuring)
     patch.setattr("hil.probe_choice.probe", drawn)
+    patch.setattr("costmodels.calibrated.fitting.grow", few_trees)
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def run(digits: Subject, data: Data, tmp_path_factory: pytest.TempPathFactory): 
                 method=method,
                 episodes=EPISODES,
                 choices=parse_choices("w2a8,w4a8,w8a8,w32a32"),
+                store=home / "kept.sqlite",  # sensitivities are measured once
                 out=home / method,
             )
         return known[method], home / method

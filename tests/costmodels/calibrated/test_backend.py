@@ -21,11 +21,11 @@ from costmodels.table import Provenance
 from costmodels.testing import CostModelContract
 from costmodels.units import Metric
 from hil.probe_timer import ProbeJob, paid_items, policies_of
-from hil.probes import probe
 from quantization.bits import DEFAULT_CHOICES, parse_choices
 from quantization.network import Network
 from quantization.policy import PolicyBatch
 from tests.costmodels.calibrated.world import World
+from tests.hil.device_world import drawn
 
 CHOICES = parse_choices("w8a8,w32a32")
 
@@ -47,7 +47,7 @@ class TestCalibrated(CostModelContract):
 
 @pytest.mark.parametrize("seed", [1003, 1006, 1009])
 def test_a_policy_costs_what_the_model_says_of_its_rows(world: World, seed: int) -> None:
-    network = probe(seed)
+    network = drawn(seed)
     table = Calibrated(world.model).table(network, CHOICES, Metric.LATENCY)
     for policy in policies_of(network, ProbeJob(seed)).values():
         [priced] = total(table, network, PolicyBatch.of(network, [policy]))
@@ -113,7 +113,7 @@ def test_what_lies_outside_is_marked_and_noted(world: World) -> None:
 
 
 def test_a_network_like_those_that_were_measured_is_calibrated_throughout(world: World) -> None:
-    network = probe(1006)
+    network = drawn(1006)
     table = Calibrated(world.model).table(network, CHOICES, Metric.LATENCY)
     assert not any("outside" in note for note in table.source["notes"])
     for cells in (table.unary, table.glue):
@@ -158,7 +158,7 @@ def test_a_network_far_larger_than_any_is_assumed_as_a_whole(world: World) -> No
 
 
 def test_a_cell_has_the_standard_deviation_of_its_interval(world: World) -> None:
-    network = probe(1003)
+    network = drawn(1003)
     table = Calibrated(world.model).table(network, CHOICES, Metric.LATENCY)
     assert table.unary.uncertainty is not None
     plain = [i for i, layer in enumerate(network.layers) if layer_kind(layer) == "Conv"]
@@ -196,7 +196,7 @@ def _inverted_bottlenecks(layers: int) -> Network:
 def test_a_table_is_made_once_for_all_choices(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, network = Calibrated(world.model), probe(1005)
+    model, network = Calibrated(world.model), drawn(1005)
     first = model.table(network, CHOICES, Metric.LATENCY)
     monkeypatch.setattr(type(world.model), "seconds", None)
     again = model.table(network, CHOICES[::-1], Metric.LATENCY)

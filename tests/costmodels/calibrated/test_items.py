@@ -16,8 +16,8 @@ from costmodels.calibrated.items import (
 )
 from costmodels.sketch import Sketch, example_network
 from hil.probe_timer import ProbeJob, paid_items, policies_of
-from hil.probes import probe
 from quantization.network import Layer, Network
+from tests.hil.device_world import drawn
 
 
 def _numbers(items: Items, row: int) -> Mapping[str, float]:
@@ -318,7 +318,7 @@ def test_channels_of_tokens_are_the_last_axis() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_are_those_of_the_network_in_its_order(seed: int) -> None:
-    network = probe(seed) if seed else example_network()
+    network = drawn(seed) if seed else example_network()
     items = items_of(network)
     assert items.layers.kind.tolist() == [layer_kind(layer) for layer in network.layers]
     assert items.layers.column("macs").tolist() == [layer.macs for layer in network.layers]

@@ -14,11 +14,11 @@ from costmodels.pricing import total
 from costmodels.sketch import example_network
 from costmodels.units import Metric
 from hil.probe_timer import ProbeJob, paid_items
-from hil.probes import probe
 from quantization.bits import FLOAT32, BitWidths
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from tests.costmodels.calibrated.world import World, law_sample
+from tests.hil.device_world import drawn
 
 TRUTH = Textbook(3e-10, 1.5e-11, 2.75)
 INTEGER = BitWidths(8, 8)
@@ -71,7 +71,7 @@ def test_relative_errors_count_so_that_small_networks_do(world: World) -> None:
     assert found.f_float == pytest.approx(TRUTH.f_float, rel=0.1)
 
 
-@pytest.mark.parametrize("network", [example_network(), probe(1005), probe(1008)])
+@pytest.mark.parametrize("network", [example_network(), drawn(1005), drawn(1008)])
 @pytest.mark.parametrize("bits", [INTEGER, FLOAT32])
 def test_its_preset_prices_a_network_as_the_formula_does(network: Network, bits: BitWidths) -> None:
     policy = Policy.uniform(network, bits)

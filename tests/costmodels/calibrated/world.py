@@ -21,7 +21,7 @@ from costmodels.cells import BoolArray, FloatArray
 from costmodels.measurement import Device
 from hil.device_calibration import Measured, fit_device
 from hil.probe_timer import ProbeJob, paid_items, policies_of
-from hil.probes import probe
+from tests.hil.device_world import drawn
 
 NODE_S, SLOPE, CONSTANT_S = 1.5e-6, 1.07, 6e-6
 LIMITS = Limits(4e10, 1.2e11, ((16e3, 1e11), (1e6, 4e10), (3e7, 1e10)))
@@ -81,7 +81,7 @@ def _odd(job: ProbeJob, items: Items) -> FloatArray:
 
 def law_samples(job: ProbeJob) -> list[Sample]:
     """Samples of a probe under all of its policies."""
-    network = probe(job.seed, whole=job.whole)
+    network = drawn(job.seed, whole=job.whole)
     policies = policies_of(network, job)
     return [law_sample(job, name, *paid_items(network, p)) for name, p in policies.items()]
 
