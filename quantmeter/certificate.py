@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from costmodels.units import Metric, Unit, format_quantity
 from quantization.channel_groups import brief, parse_bits
+from quantmeter.columns import Column, column_table, fitted
 from search.certificate import Certificate, ShadowPrice
 from search.pareto import FrontPoint
 from search.patterns import ALPHA, GroupBits, Patterns
@@ -91,11 +92,15 @@ def _points(certificate: Certificate, loss: float) -> str:
     return f", about {mid:.2g} points [{low:.2g}, {high:.2g}]"
 
 
-def dearest_table(certificate: Certificate, count: int = 5) -> Table:
+def dearest_table(certificate: Certificate, width: int, count: int = 5) -> Table:
     """Return the layers that cost most in any metric, each with its share of the total.
+
+    Where the terminal is too narrow, what layers cost by themselves is left out, and then names are
+    shortened.
 
     Args:
         certificate: of the policy.
+        width: columns of the terminal.
         count: how many layers of each metric are listed.
     """
     metrics = list(certificate.layers)
@@ -105,88 +110,78 @@ def dearest_table(certificate: Certificate, count: int = 5) -> Table:
         for metric in metrics
         for layer in certificate.layers[metric][position : position + 1]
     )
-    made = _plain("Layers that cost most, with their part of glue and conversions")
-    made.add_column("layer", no_wrap=True)
-    made.add_column("bits", justify="right")
-    for metric in metrics:
-        made.add_column(metric.value, justify="right")
-        made.add_column("share", justify="right")
-        made.add_column("itself", justify="right")
     by_name = {m: {layer.name: layer for layer in certificate.layers[m]} for m in metrics}
-    for name in names:
-        row = [name, brief(parse_bits(next(iter(by_name.values()))[name].bits))]
-        for metric in metrics:
-            layer, unit = by_name[metric][name], certificate.units[metric]
-            total = certificate.totals[metric]
-            share = f"{layer.cost / total:.1%}" if total else "-"
-            row += [format_quantity(layer.cost, unit), share, format_quantity(layer.unary, unit)]
-        made.add_row(*row)
-    return made
+    first = next(iter(by_name.values()))
+    columns = [
+        Column("layer", tuple(names), left=True),
+        Column("bits", tuple(brief(parse_bits(first[name].bits)) for name in names)),
+    ]
+    for metric in metrics:
+        layers, unit = [by_name[metric][name] for name in names], certificate.units[metric]
+        total = certificate.totals[metric]
+        shares = (f"{layer.cost / total:.1%}" if total else "-" for layer in layers)
+        columns += [
+            Column(metric.value, tuple(format_quantity(layer.cost, unit) for layer in layers)),
+            Column("share", tuple(shares)),
+            Column("itself", tuple(format_quantity(layer.unary, unit) for layer in layers)),
+        ]
+    going = [k for k, column in enumerate(columns) if column.title == "itself"][::-1]
+    kept, _ = fitted(columns, 0, width, going=going, whole=True)
+    return column_table(kept, "Layers that cost most, with their part of glue and conversions")
 
 
 def pattern_table(patterns: Patterns) -> Table:
     """Return which groups of layers got which bits, beside the mean of the network."""
     over = "one policy" if patterns.policies == 1 else f"{patterns.policies} policies"
-    made = _plain(f"Bits of each kind of layer, mean over {over}")
-    made.caption = (
-        f"a pattern differs by more than chance gives (layers permuted, p adjusted for the number "
-        f"of groups at most {ALPHA:g}); p: of the group alone"
+    groups = patterns.activations
+    weights = {group.group: group for group in patterns.weights}
+    columns = [
+        Column("layers", ("all", *(group.group for group in groups)), left=True),
+        Column("#", (str(patterns.layers), *(str(group.layers) for group in groups))),
+    ]
+    for title, mean, found in (
+        ("weights", patterns.weight_mean, [weights.get(group.group) for group in groups]),
+        ("activations", patterns.activation_mean, groups),
+    ):
+        cells = [_bits(group) for group in found]
+        columns += [
+            Column(title, (f"{mean:.2f}", *(cell[0] for cell in cells))),
+            Column("beside\nmean", ("", *(cell[1] for cell in cells))),
+            Column("p ", ("", *(cell[2] for cell in cells))),
+        ]
+    made = column_table(columns, f"Bits of each kind of layer, mean over {over}")
+    made.caption = Text(
+        "*: a pattern, which differs by more than chance gives (layers permuted, p adjusted for "
+        f"the number of groups at most {ALPHA:g}); p: of the group alone"
     )
     made.caption_justify = "left"
-    made.add_column("layers")
-    made.add_column("count", justify="right")
-    for width in ("weights", "activations"):
-        made.add_column(width, justify="right")
-        made.add_column("beside mean", justify="right")
-        made.add_column("p", justify="right")
-        made.add_column("")
-    weight, activation = f"{patterns.weight_mean:.2f}", f"{patterns.activation_mean:.2f}"
-    made.add_row("all", str(patterns.layers), weight, "", "", "", activation, "", "", "")
-    weights = {group.group: group for group in patterns.weights}
-    for group in patterns.activations:
-        cells = [*_bits(weights.get(group.group)), *_bits(group)]
-        made.add_row(group.group, str(group.layers), *cells)
     return made
 
 
-def _bits(group: GroupBits | None) -> list[str]:
+def _bits(group: GroupBits | None) -> tuple[str, str, str]:
+    """Mean bits, how far from those of the network, and the probability of that by chance."""
     if group is None:
-        return ["", "", "", ""]
+        return "", "", ""
     p = "" if group.p is None else "<0.001" if group.p < 0.001 else f"{group.p:.3f}"
-    return [
-        f"{group.mean:.2f}",
-        f"{group.difference:+.2f}",
-        p,
-        "pattern" if group.pattern else "",
-    ]
+    mark = "*" if group.pattern else " "
+    return f"{group.mean:.2f}", f"{group.difference:+.2f}", p + mark
 
 
 def front_table(points: Sequence[FrontPoint], metric: Metric, unit: Unit) -> Table:
     """Return one row for each budget of a front: the exact optimum, and the run's best trial."""
-    made = _plain(f"Best within each {metric.value} budget")
-    made.add_column("budget", justify="right")
-    made.add_column("proxy optimum", justify="right")
-    made.add_column("costs", justify="right")
-    tried = any(point.trial is not None for point in points)
-    if tried:
-        made.add_column("best trial", justify="right")
-        made.add_column("its proxy loss", justify="right")
-        made.add_column("costs", justify="right")
-    for point in points:
-        found, trial = point.solution, point.trial
-        row = [
-            format_quantity(point.budget, unit),
-            f"{found.loss:.4g}" + ("" if found.proven else " (not proven)"),
-            format_quantity(found.costs[metric], unit),
+    found = [point.solution for point in points]
+    optima = (f"{s.loss:.4g}" + ("" if s.proven else " (not proven)") for s in found)
+    columns = [
+        Column("budget", tuple(format_quantity(point.budget, unit) for point in points)),
+        Column("proxy\noptimum", tuple(optima)),
+        Column("costs", tuple(format_quantity(s.costs[metric], unit) for s in found)),
+    ]
+    trials = [point.trial for point in points]
+    if any(trials):
+        costs = ("" if t is None else format_quantity(t.costs[metric], unit) for t in trials)
+        columns += [
+            Column("best\ntrial", tuple("none" if t is None else f"{t.score:.4g}" for t in trials)),
+            Column("its proxy\nloss", tuple("" if t is None else f"{t.loss:.4g}" for t in trials)),
+            Column("costs", tuple(costs)),
         ]
-        if trial is not None:
-            cost = format_quantity(trial.costs[metric], unit)
-            row += [f"{trial.score:.4g}", f"{trial.loss:.4g}", cost]
-        elif tried:
-            row += ["none", "", ""]
-        made.add_row(*row)
-    return made
-
-
-def _plain(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE, header_style="bold")
+    return column_table(columns, f"Best within each {metric.value} budget")

@@ -1,44 +1,17 @@
 """The table that ``quantmeter cost`` prints: a row a layer, a group of columns a metric."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from costmodels.units import format_quantity
 from quantization.channel_groups import brief, parse_bits
+from quantmeter.columns import Column, column_table, fitted, width_of
 from quantmeter.itemizing import Bill, Item
 
-_SHORTEST = 12
-"""Characters that are left of a layer's name at least."""
 _ALWAYS = frozenset({"glue", "conversions"})
 """What has a row even where it costs nothing, so that one sees that it was counted."""
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Texts of a column.
-
-    Args:
-        title: one line or more.
-        cells: a text for each row.
-        total: the last text.
-        left: whether texts begin at the left.
-        told: what a line under the table calls the texts, where they have no room in it.
-    """
-
-    title: str
-    cells: tuple[str, ...]
-    total: str = ""
-    left: bool = False
-    told: str = ""
-
-    @property
-    def width(self) -> int:
-        return max(map(len, (*self.title.split("\n"), *self.cells, self.total)))
 
 
 def dearest(bills: Sequence[Bill], count: int) -> list[int]:
@@ -65,26 +38,17 @@ def cost_tables(bills: Sequence[Bill], shown: Sequence[int], width: int) -> list
         width: columns of the terminal.
     """
     columns, beside = _columns(bills, shown)
-    names = columns[1]
-    least = min(names.width, max(_SHORTEST, *map(len, beside), 0))
     going = [k for k, column in enumerate(columns) if column.told][::-1]
     going += [k for k, column in enumerate(columns) if column.title == "share"][:0:-1]
-    for count in range(len(going) + 1):
-        kept = [column for k, column in enumerate(columns) if k not in going[:count]]
-        # two spaces between columns, and one at both ends
-        room = names.width + width - sum(column.width + 2 for column in kept)
-        if room >= least:
-            break
-    else:
-        if len(bills) > 1:
-            return [part for bill in bills for part in cost_tables([bill], shown, width)]
-    shortened = tuple(shorten(name, max(room, least)) for name in names.cells)
-    kept[1] = replace(names, cells=shortened)
+    kept, count = fitted(columns, 1, width, going=going, least=max(map(len, beside), default=0))
+    if width_of(kept) > width and len(bills) > 1:
+        return [part for bill in bills for part in cost_tables([bill], shown, width)]
     told = [columns[k] for k in sorted(going[:count]) if columns[k].told]
-    return [_table(kept, len(shown)), *(_line(column, shown, beside) for column in told)]
+    table = column_table(kept, above_line=len(shown))
+    return [table, *(_line(column, shown, beside) for column in told)]
 
 
-def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[_Column], list[str]]:
+def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[Column], list[str]]:
     """Return all columns, and the names of the rows below those of layers."""
     left = [i for i in range(len(bills[0].layers)) if i not in set(shown)]
     names = [item.name for item in bills[0].others]
@@ -99,9 +63,9 @@ def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[_Column]
     layers = [bills[0].layers[i] for i in shown]
     blank = ("",) * len(beside)
     columns = [
-        _Column("#", (*(str(i + 1) for i in shown), *blank)),
-        _Column("layer", (*(item.name for item in layers), *beside), "total", left=True),
-        _Column("bits", (*(brief(parse_bits(item.bits)) for item in layers), *blank)),
+        Column("#", (*(str(i + 1) for i in shown), *blank)),
+        Column("layer", (*(item.name for item in layers), *beside), "total", left=True),
+        Column("bits", (*(brief(parse_bits(item.bits)) for item in layers), *blank)),
     ]
     for bill in bills:
         items = [bill.layers[i] for i in shown]
@@ -110,27 +74,11 @@ def _columns(bills: Sequence[Bill], shown: Sequence[int]) -> tuple[list[_Column]
         columns += _columns_of(bill, [*items, *(bill.others[k] for k in kept)])
     if len(bills) == 1 and any(item.kernel for item in layers):
         kernels = (*(item.kernel for item in layers), *blank)
-        columns.append(_Column("kernel", kernels, left=True, told="kernel"))
+        columns.append(Column("kernel", kernels, left=True, told="kernel"))
     return columns, beside
 
 
-def _table(columns: Sequence[_Column], layers: int) -> Table:
-    made = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, show_footer=True)
-    made.width = sum(column.width + 2 for column in columns)
-    for column in columns:
-        made.add_column(
-            Text(column.title, "bold"),
-            Text(column.total),
-            justify="left" if column.left else "right",
-            no_wrap=True,
-            width=column.width,
-        )
-    for position, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        made.add_row(*map(Text, row), end_section=position == layers - 1)
-    return made
-
-
-def _line(column: _Column, shown: Sequence[int], beside: Sequence[str]) -> str:
+def _line(column: Column, shown: Sequence[int], beside: Sequence[str]) -> str:
     """Return a column as a line: each text after the rows that hold it, layers by their numbers."""
     parts = []
     for text in dict.fromkeys(filter(None, column.cells)):
@@ -146,25 +94,16 @@ def _line(column: _Column, shown: Sequence[int], beside: Sequence[str]) -> str:
     return f"{column.told} of {'; '.join(parts)}"
 
 
-def shorten(name: str, width: int) -> str:
-    """Return the end of a name that is too long: exporters write paths, which begin alike.
-
-    >>> shorten("/features/features.1/conv/Conv", 20)
-    '...ures.1/conv/Conv'
-    """
-    return name if len(name) <= width else "..." + name[len(name) - width + 3 :]
-
-
-def _columns_of(bill: Bill, items: Sequence[Item]) -> Iterator[_Column]:
+def _columns_of(bill: Bill, items: Sequence[Item]) -> Iterator[Column]:
     said = {item.provenance for item in items if item.provenance and item.cost}
     same = next(iter(said)) if len(said) == 1 else ""
     costs = tuple(format_quantity(item.cost, bill.unit) for item in items)
     title = f"{bill.metric.value}\n{same}".replace(", ", ",\n")
-    yield _Column(title, costs, format_quantity(bill.total, bill.unit))
-    yield _Column("share", tuple(f"{bill.share(item):.1%}" for item in items), f"{1:.1%}")
+    yield Column(title, costs, format_quantity(bill.total, bill.unit))
+    yield Column("share", tuple(f"{bill.share(item):.1%}" for item in items), f"{1:.1%}")
     said_in = tuple(item.provenance for item in items)
     if not same and any(said_in):
-        yield _Column("from", said_in, left=True, told=bill.metric.value)
+        yield Column("from", said_in, left=True, told=bill.metric.value)
 
 
 def _sum_of(items: Sequence[Item]) -> Item:

@@ -24,7 +24,8 @@ from quantization.channel_groups import ChannelGroups
 from quantization.errors import QuantmeterError
 from quantization.network import Network
 from quantization.policy import Policy
-from quantmeter.cost_table import dearest, shorten
+from quantmeter.columns import shorten
+from quantmeter.cost_table import dearest
 from quantmeter.costs import Costs
 from quantmeter.files import require_file
 from quantmeter.itemizing import Bill

@@ -1,6 +1,7 @@
 """``quantmeter inspect``: layers, glue and what reading changed."""
 
 import argparse
+from collections.abc import Sequence
 
 from quantmeter.commands.options import (
     Subparsers,
@@ -8,7 +9,6 @@ from quantmeter.commands.options import (
     add_model,
     console,
     print_json,
-    table,
 )
 
 
@@ -57,21 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    rows = table("Layers", "name", "kind", "channels", "kernel", "stride", "out", "MACs", "weights")
-    for layer in network.layers:
-        kind = "depthwise Conv" if layer.is_depthwise else layer.kind
-        rows.add_row(
-            layer.name,
-            kind,
-            f"{layer.in_channels} -> {layer.out_channels}",
-            "x".join(map(str, layer.kernel)),
-            "x".join(map(str, layer.stride)),
-            "x".join(map(str, layer.out_size)),
-            f"{layer.macs:,}",
-            f"{layer.weight_count:,}",
-        )
+    from quantmeter.columns import Column, column_table, fitted
+
+    layers = network.layers
+    columns = [
+        Column("layer", tuple(layer.name for layer in layers), left=True),
+        Column("kind", tuple("depthwise" if n.is_depthwise else n.kind for n in layers), left=True),
+        Column("channels", tuple(f"{n.in_channels}->{n.out_channels}" for n in layers)),
+        Column("kernel", tuple(_extent(n.kernel) + _stride(n.stride) for n in layers)),
+        Column("out", tuple(_extent(layer.out_size) for layer in layers)),
+        Column("MACs", tuple(f"{layer.macs:,}" for layer in layers)),
+        Column("weights", tuple(f"{layer.weight_count:,}" for layer in layers)),
+    ]
     out = console()
-    out.print(rows)
+    out.print(column_table(fitted(columns, 0, out.width)[0]), crop=False)
     out.print(
         f"{network.macs:,} multiply-accumulates, {coverage.layers} layers, "
         f"{coverage.glue} glue operators"
@@ -82,3 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     changes = ", ".join(f"{n} {name}" for name, n in folded.items())
     out.print(f"folded or copied while reading: {changes or 'nothing'}")
     return 0
+
+
+def _extent(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _stride(sizes: Sequence[int]) -> str:
+    """Nothing if it is 1, ``/2`` if it is 2 in every direction, ``/2x1`` if they differ."""
+    if set(sizes) <= {1}:
+        return ""
+    return f"/{sizes[0]}" if len(set(sizes)) == 1 else f"/{_extent(sizes)}"

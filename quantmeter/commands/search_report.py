@@ -24,6 +24,7 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
     from quantmeter.grouping import grouping_lines
 
     found, out = report.found, console()
+    whole = not out.is_terminal  # lines are cut at words on a terminal only
     if report.read_back:
         out.print(f"went on with an ended search: {report.read_back} of its trials were read back")
     rows = table("Best policy", "layer", "bits")
@@ -40,23 +41,23 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
         if len(report.trained.candidates) > 1:
             out.print(candidates_table(report.trained))
         for line in trained_lines(report.trained):
-            out.print(line, soft_wrap=True)
+            out.print(line, soft_wrap=whole)
     if report.grouping is not None:
         for line in grouping_lines(report.grouping):
-            out.print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=whole, markup=False)
     for line in _costs(report):
-        out.print(line, soft_wrap=True)
+        out.print(line, soft_wrap=whole)
     for line in certificate_lines(report.explanation.certificate):
-        out.print(line, soft_wrap=True)
-    out.print(dearest_table(report.explanation.certificate))
-    out.print(pattern_table(report.explanation.patterns))
+        out.print(line, soft_wrap=whole)
+    out.print(dearest_table(report.explanation.certificate, out.width), crop=False)
+    out.print(pattern_table(report.explanation.patterns), crop=False)
     written = "policy.json, trials.jsonl, result.json"
     front = report.explanation.front
     if front is not None:
-        out.print(front_table(front.points, front.metric, front.unit))
+        out.print(front_table(front.points, front.metric, front.unit), crop=False)
         written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
     if report.explanation.unsolved is not None:
-        out.print(f"no front: {report.explanation.unsolved}", soft_wrap=True, markup=False)
+        out.print(f"no front: {report.explanation.unsolved}", soft_wrap=whole, markup=False)
     if report.trained is not None:
         written += "".join(f", {name}" for name in report.trained.files())
     if arguments.task is not None:

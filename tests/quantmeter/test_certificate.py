@@ -71,7 +71,7 @@ def test_a_policy_with_channel_groups_is_told_beside_the_optimum_of_one_width_a_
 def test_of_channel_groups_the_dearest_layers_tell_how_many_channels_have_which_width(made):
     [layers] = [made.layers[LATENCY]]
     grouped = replace(layers[0], bits="w2a8[0-4,9]+w4a8[5-8]")
-    text = "\n".join(printed(dearest_table(replace(made, layers={LATENCY: (grouped,)}))))
+    text = "\n".join(printed(dearest_table(replace(made, layers={LATENCY: (grouped,)}), 150)))
     assert "6 w2a8 + 4 w4a8" in text
 
 
@@ -109,7 +109,7 @@ def test_a_price_that_could_not_be_solved_is_told(made):
 
 
 def test_the_dearest_layers_are_listed_with_their_shares(made):
-    lines = printed(dearest_table(made, 2))
+    lines = printed(dearest_table(made, 150, 2))
     for metric in (LATENCY, SIZE):
         for layer in made.layers[metric][:2]:
             [row] = [line for line in lines if line.split()[:1] == [layer.name]]
@@ -118,14 +118,34 @@ def test_the_dearest_layers_are_listed_with_their_shares(made):
     assert len(lines) <= 5 + 4
 
 
+def test_on_a_narrow_terminal_names_are_whole_and_then_cut_in_front(made):
+    renamed = {
+        metric: tuple(replace(layer, name=f"/features/features/{layer.name}") for layer in layers)
+        for metric, layers in made.layers.items()
+    }
+    name = made.layers[LATENCY][0].name
+    for width, own, begins in (
+        (90, True, "/features/features"),
+        (66, False, "/features/features"),
+        (56, False, ".../features"),
+    ):
+        lines = printed(dearest_table(replace(made, layers=renamed), width), width)
+        assert max(map(len, lines)) <= width
+        assert any("itself" in line for line in lines) == own
+        [row] = [line for line in lines if f"/{name} " in line]
+        assert row.startswith(f" {begins}/{name} ")
+        assert f"{made.layers[LATENCY][0].cost / made.totals[LATENCY]:.1%}" in row
+
+
 def test_the_pattern_table_marks_patterns_only():
     network = read_network(SHIPPED_MODEL)
     depthwise = layer_groups(network)["depthwise"]
     index = np.where(depthwise, 4, 1)[None].astype(np.uint8)
     batch = PolicyBatch(network.layer_names, DEFAULT_CHOICES, index)
-    lines = printed(pattern_table(measure_patterns(network, batch)), 110)
+    lines = printed(pattern_table(measure_patterns(network, batch)), 80)
+    assert max(map(len, lines)) <= 80
     [row] = [line for line in lines if line.strip().startswith("depthwise")]
-    assert row.split() == ["depthwise", "6", "8.00", "+3.57", "<0.001", "pattern", "8.00", "+0.00"]
+    assert row.split() == ["depthwise", "6", "8.00", "+3.57", "<0.001*", "8.00", "+0.00"]
     assert sum("first" in line for line in lines) == 1
     [first] = [line for line in lines if line.strip().startswith("first")]
     assert "pattern" not in first

@@ -152,7 +152,10 @@ def test_inspect_lists_layers_macs_and_coverage(call: Call, files: Files) -> Non
     assert found["layers"][-1]["kind"] == "Gemm"
     assert found["coverage"]["layers"] == 5
     assert found["coverage"]["unknown"] == []
-    assert "stem" in call("inspect MODEL.onnx").out
+    lines = call("inspect MODEL.onnx").out.splitlines()
+    [stem] = [line for line in lines if line.startswith(" stem ")]
+    assert stem.split() == ["stem", "Conv", "3->8", "3x3", "12x12", "31,104", "216"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_inspect_counts_the_work_that_no_layer_does(call: Call, files: Files) -> None:
