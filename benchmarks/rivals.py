@@ -175,6 +175,8 @@ def run_task(
     for name, objective in objectives.items():
         free = task.problem(objective)
         for limit in objective.limits:
+            if options.limit and limit.name not in options.limit:
+                continue
             value = task.limit(objective, free, limit)
             unit = free.tables[objective.metric].unit
             label = f"{name} {limit.name}"
@@ -210,6 +212,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="folder of what is known; none by default")
     parser.add_argument("--task", action="append", choices=list(TASKS), help="repeat for several")
     parser.add_argument("--objective", action="append", choices=list(OBJECTIVES))
+    limits = dict.fromkeys(limit.name for each in OBJECTIVES.values() for limit in each.limits)
+    parser.add_argument("--limit", action="append", choices=list(limits), help="all by default")
     parser.add_argument("--methods", type=_names, default=[*METHODS], help="comma-separated")
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
