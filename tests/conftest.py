@@ -63,12 +63,13 @@ def attention() -> Subject:
 
 @pytest.fixture(scope="session")
 def digits() -> Subject:
-    """The shipped network of the reference task with all its unseen images."""
+    """The shipped network of the reference task with 400 of its unseen images."""
     from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 
     task = load_digits_task()
     network = read_network(SHIPPED_MODEL)
-    return Subject(network, task.train_images[:256], task.unseen_images, task.unseen_labels)
+    unseen = task.unseen_images[:400], task.unseen_labels[:400]
+    return Subject(network, task.train_images[:256], *unseen)
 
 
 @pytest.fixture(scope="session")
