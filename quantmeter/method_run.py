@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from quantization.errors import BudgetError
 from quantization.policy import IndexArray
+from quantmeter.agent_knobs import Knobs
 from quantmeter.preparing import Prepared, Progress
 from quantmeter.refitting import joined
 from quantmeter.scoring import Scorer
@@ -27,6 +29,7 @@ def configured(
     constraint: str = CONSTRAINTS[0],
     inherited: "tuple[SavedAgent, ...]" = (),
     trained: "Callable[[SavedAgent], None] | None" = None,
+    knobs: Knobs = MappingProxyType({}),
 ) -> Searcher:
     """Return the search method called `method`; see `search.methods`.
 
@@ -36,14 +39,17 @@ def configured(
         constraint: see `quantmeter.search_options.Objective`.
         inherited: agents that REINFORCE continues.
         trained: is handed the agent of REINFORCE when its search ends.
+        knobs: of REINFORCE's agent that differ from what it has by default.
 
     Raises:
         QuantmeterError: if there is none; names close matches.
     """
     agent: ReinforceConfig | None = None
-    if constraint in ("mask", "soft"):
+    agents_own = constraint in ("mask", "soft")
+    if agents_own or knobs:
         base = ReinforceConfig() if start is None else ReinforceConfig.warm()
-        agent = replace(base, constraint=cast(Constraint, constraint))
+        chosen = cast(Constraint, constraint) if agents_own else base.constraint
+        agent = replace(base, constraint=chosen, **knobs)  # type: ignore[arg-type]
     settings = methods.MethodSettings(
         start=start,
         repair=constraint != "reject",

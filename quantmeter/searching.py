@@ -14,6 +14,7 @@ from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
 from quantization.network import Network
 from quantization.ranges import RANGE_METHODS, RangeMethod
+from quantmeter.agent_knobs import check_knobs, parse_knobs
 from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
 from quantmeter.explaining import explain, front_files
@@ -66,6 +67,7 @@ def search(
     objective: Objective | None = None,
     training: Training | None = None,
     init_from: Sequence[str | Path] = (),
+    agent: Sequence[str] = (),
     front: str | None = None,
     channel_groups: bool = False,
     choices: Sequence[BitWidths] | None = None,
@@ -101,6 +103,8 @@ def search(
         training: how the oracle ``qat`` trains, and how many of the best policies are fine-tuned;
             needs the workbench of a task. None has the defaults and fine-tunes none.
         init_from: folders of runs of REINFORCE whose agents it continues.
+        agent: knobs of REINFORCE's agent, such as ``learning_rate=0.002`` or
+            ``weights_first=true``; see `search.reinforce_config`.
         front: such as ``latency=8``: find the best policies within so many budgets too.
         channel_groups: split layers of the best policy into two groups of output channels, each at
             a width of its own, where that saves proxy loss within the budgets; the result if it
@@ -137,6 +141,8 @@ def search(
     training.check(scoring, exported=exported, with_task=with_task)
     if out is not None and not str(out):
         raise QuantmeterError("--out is empty: name a folder")
+    knobs = parse_knobs(agent)
+    check_knobs(knobs, method, inherited=bool(init_from))
     inherited = read_agents(init_from, method, out)
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
@@ -187,6 +193,7 @@ def search(
         "channel_groups": channel_groups or None,  # as in runs of before there were any
         **asdict(objective),
         "training": training.request(bench, scoring),
+        "agent": dict(knobs) or None,
         "init_from": [file_digest(Path(run) / AGENT) for run in init_from],
         "choices": list(map(str, choices)),
         "ties": sorted(sorted(tie) for tie in ties),
@@ -261,7 +268,8 @@ def search(
                 start_policy(prepared.problem, optimum, warm),
                 objective.constraint,
                 inherited,
-                None if folder is None else lambda agent: agent.write(Path(folder.path / AGENT)),
+                None if folder is None else lambda made: made.write(Path(folder.path / AGENT)),
+                knobs,
             ),
             first=first,
             record=record,

@@ -131,6 +131,14 @@ def add_parser(subparsers: Subparsers) -> None:
         help="runs of reinforce, of other networks or devices, whose agents this one continues",
     )
     parser.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a knob of reinforce's agent, such as learning_rate=0.002, rollouts=20 or "
+        "weights_first=true (search/reinforce_config.py); repeat for several",
+    )
+    parser.add_argument(
         "--front",
         metavar="METRIC=COUNT",
         help="find the best policies within so many budgets too, such as latency=8",
@@ -206,6 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
             objective=objective,
             training=training,
             init_from=arguments.init_from,
+            agent=arguments.agent,
             front=arguments.front,
             channel_groups=arguments.channel_groups,
             choices=arguments.choices,

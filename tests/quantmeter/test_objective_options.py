@@ -75,6 +75,19 @@ def test_an_agent_is_kept_and_continued(data: Data, tmp_path: Path) -> None:
     assert not (tmp_path / "first/agent.npz").exists(), "of an earlier run"
 
 
+def test_knobs_reach_the_agent_and_belong_to_what_a_run_is_asked_for(
+    data: Data, tmp_path: Path
+) -> None:
+    knobs = ["hidden=8", "rollouts=5"]
+    small = run(data, agent=knobs, out=tmp_path / "small")
+    assert small.result.trials[5].origin == "reinforce update 1"
+    asked = json.loads((tmp_path / "small/request.json").read_text())["request"]
+    assert asked["agent"] == {"hidden": 8, "rollouts": 5}
+    assert len((tmp_path / "small/agent.npz").read_bytes()) < 100_000
+    with pytest.raises(QuantmeterError, match="random has no agent: leave out --agent"):
+        run(data, method="random", agent=knobs)
+
+
 def test_an_agent_is_not_replaced_by_the_run_that_continues_it(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
