@@ -1,5 +1,6 @@
 """From an ONNX file to a `Network`."""
 
+import math
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,8 @@ OPSET = 21
 """Opset of prepared and exported models; newer ones keep their own. 21 brought 4-bit types."""
 
 _IR_VERSION = 10
+_LARGE = 1024
+"""Values of a tensor that are no shape, no scales and no axes of anything."""
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _QUANTIZED = frozenset(
     {
@@ -145,10 +148,28 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
+    weights = _without_weights(model.graph)
     try:
-        return shape_inference.infer_shapes(model, check_type=True, data_prop=True)
+        inferred = shape_inference.infer_shapes(model, check_type=True, data_prop=True)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ModelError(f"shapes could not be inferred: {_one_line(error)}") from None
+    for position, content in weights.items():
+        inferred.graph.initializer[position].raw_data = content
+    return inferred
+
+
+def _without_weights(graph: onnx.GraphProto) -> dict[int, bytes]:
+    """Take the contents of large float tensors out; return them by position.
+
+    Shapes depend on their dimensions only, and inference writes and reads the model as a file.
+    """
+    taken = {}
+    for position, tensor in enumerate(graph.initializer):
+        large = math.prod(tensor.dims) > _LARGE and tensor.data_type == onnx.TensorProto.FLOAT
+        if large and tensor.HasField("raw_data"):
+            taken[position] = tensor.raw_data
+            tensor.ClearField("raw_data")
+    return taken
 
 
 def _one_line(error: Exception) -> str:
