@@ -282,7 +282,7 @@ def test_measurements_are_kept_where_store_says(call: Call, folder: Path) -> Non
 
 
 def test_calibrate_anew_measures_again_what_the_store_holds(call: Call, tmp_path: Path) -> None:
-    line = f"calibrate M.onnx --time 4s --store {tmp_path / 'kept.sqlite'} --out {tmp_path}"
+    line = f"calibrate M.onnx --time 6s --store {tmp_path / 'kept.sqlite'} --out {tmp_path}"
     for name, more in (("one", ""), ("same", ""), ("new", " --anew")):
         said = call(f"{line}/{name}.json{more}")
         assert (said.status, said.err) == (0, "")
