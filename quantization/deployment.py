@@ -128,7 +128,7 @@ def misfit_of(layer: Layer, bits: BitWidths) -> str:
     """Say why `bits` are none of `layer`: channel groups of other channels; "" if they may be."""
     if not isinstance(bits, ChannelGroups):
         return ""
-    if not layer.has_weights or layer.kind == "ConvTranspose":
+    if not layer.groupable:
         what = "a ConvTranspose" if layer.has_weights else "a product of two activations"
         return f"{what} has no channel groups; give it one width"
     if bits.channel_count != layer.out_channels:

@@ -90,6 +90,11 @@ class Layer:
         return self.groups > 1 and self.groups == self.in_channels
 
     @property
+    def groupable(self) -> bool:
+        """Whether groups of its output channels can have weights of widths of their own."""
+        return self.has_weights and self.kind != "ConvTranspose"
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         per_output = self.in_channels // self.groups * math.prod(self.kernel)

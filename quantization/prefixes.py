@@ -42,7 +42,8 @@ class Prefixes:
 
     Args:
         network: the network.
-        limit: bytes that are kept at most; no state may take more than an eighth of them.
+        limit: bytes that are kept between runs at most; no state may take more than an eighth of
+            them. 0 keeps nothing.
 
     Attributes:
         cuts: positions in execution order, ascending, where states may be kept; to the values of
@@ -70,7 +71,8 @@ class Prefixes:
         found: dict[int, Hashable] = {}
         passed: list[Hashable] = [images, corrections is None]
         for position, node in enumerate(self._network.execution_order):
-            if 4 * count * self.cuts.get(position, self._limit) <= self._limit // 8:
+            live = self.cuts.get(position)
+            if live is not None and 4 * count * live <= self._limit // 8:
                 found[position] = tuple(passed)
             if isinstance(node, Layer):
                 passed.append(str(policy[node.name]))
@@ -101,12 +103,15 @@ def packed(values: Values, plan: Plan) -> Values:
     Less their zero points they are between -255 and 255.
     """
     writes = plan.formats.writes
-    return {
-        name: value
-        if name not in writes or writes[name].is_float or writes[name].bits > 8
-        else value.to(torch.int16)
-        for name, value in values.items()
-    }
+    made = {}
+    for name, value in values.items():
+        if name in writes and not writes[name].is_float and writes[name].bits <= 8:
+            made[name] = value.to(torch.int16)
+        elif value.untyped_storage().nbytes() > value.nbytes:  # a part, which would hold the whole
+            made[name] = value.clone()
+        else:
+            made[name] = value
+    return made
 
 
 def _real(value: torch.Tensor) -> torch.Tensor:

@@ -9,18 +9,20 @@ from search.reinforce_config import ReinforceConfig
 
 Knobs = Mapping[str, int | float | bool]
 
+_TINY = 1e-12
+"""Instead of 0, where an agent would learn nothing."""
 _RANGES: Mapping[str, tuple[float, float]] = {
     "patience": (1, math.inf),
     "rollouts": (1, 10_000),
     "hidden": (1, 10_000),
-    "learning_rate": (0, 1),
+    "learning_rate": (_TINY, 1),
     "baseline_momentum": (0, 1),
-    "advantage_limit": (0, math.inf),
+    "advantage_limit": (_TINY, math.inf),
     "entropy": (0, math.inf),
     "new_share": (0, 1),
     "temperature_step": (1, 100),
     "temperature_limit": (1, 1000),
-    "gradient_limit": (0, math.inf),
+    "gradient_limit": (_TINY, math.inf),
     "weights_first": (0, 1),
     "soft_target": (0, 1),
     "soft_rate": (0, math.inf),
@@ -71,13 +73,27 @@ def _value(name: str, text: str, kind: type) -> int | float | bool:
     return value
 
 
-def check_knobs(knobs: Knobs, method: str, *, inherited: bool) -> None:
-    """Raise unless `method` has an agent that the knobs can turn.
+def check_knobs(
+    knobs: Knobs, method: str, constraint: str, *, started: bool, inherited: bool
+) -> None:
+    """Raise unless `method` has an agent that the knobs decide something of.
+
+    Args:
+        knobs: those given.
+        method: of the search.
+        constraint: what becomes of policies beyond a budget.
+        started: whether the agent imitates a start policy.
+        inherited: whether it continues others; those have the size that they were trained with.
 
     Raises:
-        QuantmeterError: if not; an inherited agent has the size that it was trained with.
+        QuantmeterError: if not.
     """
     if knobs and method != "reinforce":
         raise QuantmeterError(f"--method {method} has no agent: leave out --agent")
     if inherited and "hidden" in knobs:
         raise QuantmeterError("the agents of --init-from have their size: leave out --agent hidden")
+    for name in knobs:
+        if name.startswith("soft_") and constraint != "soft":
+            raise QuantmeterError(f"--agent {name} needs --constraint soft")
+        if name.startswith("imitation_") and not started and not inherited:
+            raise QuantmeterError(f"--agent {name} needs --warm or --init-from")

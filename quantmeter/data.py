@@ -54,6 +54,11 @@ class Split:
     test: npt.NDArray[np.int64]
     seed: int
 
+    @property
+    def sizes(self) -> list[int]:
+        """Images of the parts, in their order."""
+        return [len(getattr(self, name)) for name in SHARES]
+
     def to_dict(self) -> dict[str, object]:
         """Return the split as JSON values, for the run's record."""
         parts = {name: getattr(self, name).tolist() for name in SHARES}

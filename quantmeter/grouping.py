@@ -8,16 +8,19 @@ from itertools import pairwise
 from typing import Any
 
 from costmodels.errors import UnsupportedChoiceError
+from costmodels.model import CostModel
 from costmodels.units import Metric
+from hil.calibration import FailedPolicyError
 from quantization.bits import BitWidths
 from quantization.channel_groups import ChannelGroups
+from quantization.deployment import misfit_of
 from quantization.errors import QuantmeterError
 from quantization.network import Network
-from quantization.policy import IndexArray
+from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantmeter.costs import Costs
 from quantmeter.preparing import Prepared, Progress
 from quantmeter.runs import Found, describe
-from quantmeter.scoring import Score, Scorer
+from quantmeter.scoring import Score, Scorer, Totals
 from search.channel_groups import Refined, channel_costs, refine
 from search.exact import Solution, UnsolvedError
 from search.searcher import SearchResult, Trial
@@ -76,8 +79,16 @@ class Grouping:
         }
 
 
-def check_groupable(costs: Costs, network: Network, choices: Sequence[BitWidths]) -> None:
+def check_groupable(
+    costs: Costs, totals: Totals | None, network: Network, choices: Sequence[BitWidths]
+) -> None:
     """Raise unless some layer of `network` can have channel groups, and everything prices them.
+
+    Args:
+        costs: what prices layers.
+        totals: what prices whole policies, if anything does; asked for one with groups.
+        network: the network.
+        choices: bit-widths.
 
     Raises:
         QuantmeterError: if the device has no integer kernels, or no two choices differ in the width
@@ -107,6 +118,13 @@ def check_groupable(costs: Costs, network: Network, choices: Sequence[BitWidths]
             f"{name} does not price the {metric.value} of channel groups, only of one width a "
             f"layer: take a formula, such as {metric.value}=analytical:haq, or {_LEAVE_OUT}"
         )
+
+    for metric, model in {} if totals is None else totals.models.items():
+        if not _prices_whole(model, metric, network, trial):
+            raise UnsupportedChoiceError(
+                f"--totals {model.name} does not price the {metric.value} of channel groups: take "
+                f"another backend, or {_LEAVE_OUT}"
+            )
 
 
 def group_channels(
@@ -140,7 +158,10 @@ def group_channels(
     if not refined.grouped:
         return Grouping(found, score, refined=refined, idle=idle)
     wider = replace(prepared, problem=refined.problem)
-    grouped = scorer.like(wider).of(refined.index)
+    try:
+        grouped = scorer.like(wider).of(refined.index)
+    except UnsupportedChoiceError as error:  # of --totals, at this layer alone
+        return Grouping(found, score, idle=idle, unsolved=str(error))
     after = describe(wider, found.name, refined.index, optimum, found.log, grouped)
     progress(1.0, "channel groups")
     return Grouping(found, score, after, grouped, refined, idle)
@@ -205,15 +226,32 @@ def _trial_groups(network: Network, choices: Sequence[BitWidths]) -> tuple[Chann
         if narrow.activations == wide.activations
     ]
     counts = {
-        layer.out_channels
-        for layer in network.layers
-        if layer.has_weights and layer.kind != "ConvTranspose" and layer.out_channels > 1
+        layer.out_channels for layer in network.layers if layer.groupable and layer.out_channels > 1
     }
     return tuple(
         ChannelGroups(wide.activations, {narrow.weights: [0], wide.weights: range(1, count)})
         for narrow, wide in pairs
         for count in sorted(counts)
     )
+
+
+def _prices_whole(
+    model: CostModel, metric: Metric, network: Network, trial: Sequence[ChannelGroups]
+) -> bool:
+    """Whether a model prices a policy with one grouping, if it prices the one without."""
+    layer, bits = next(
+        (layer, bits) for bits in trial for layer in network.layers if not misfit_of(layer, bits)
+    )
+    widest = Policy.uniform(network, BitWidths(bits.weight_widths[-1], bits.activations))
+    grouped = Policy({**widest.layers, layer.name: bits})
+    for policy, told in ((widest, True), (grouped, False)):
+        try:
+            model.total(network, PolicyBatch.of(network, [policy]), metric)
+        except UnsupportedChoiceError:
+            return told
+        except FailedPolicyError:
+            return True
+    return True
 
 
 def _idle(prepared: Prepared) -> tuple[Metric, ...]:

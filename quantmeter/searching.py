@@ -36,6 +36,7 @@ from quantmeter.runs import describe, simulated_on_test, summarize
 from quantmeter.scoring import Scorer, open_totals
 from quantmeter.search_options import (
     AGENT,
+    PTQ,
     QAT,
     Objective,
     Scoring,
@@ -142,7 +143,13 @@ def search(
     if out is not None and not str(out):
         raise QuantmeterError("--out is empty: name a folder")
     knobs = parse_knobs(agent)
-    check_knobs(knobs, method, inherited=bool(init_from))
+    check_knobs(
+        knobs,
+        method,
+        objective.constraint,
+        started=warm is not None,
+        inherited=bool(init_from),
+    )
     inherited = read_agents(init_from, method, out)
     check_reward(scoring.reward)
     asked = None if front is None else parse_front(front)
@@ -180,17 +187,19 @@ def search(
         whole = open_totals(scoring.totals, context, requests, bench.network, swept)
     choices = costs.target.default_choices if choices is None else choices
     measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
-    request = {
+    request = {  # what no run had before it was invented is None where it is not asked for
         "network": [bench.network.digest, bench.network.weights_digest],
         "data": data_digest(bench.data.x, bench.data.y),
+        "parts": None if bench.task is None or bench.split is None else bench.split.sizes,
         "cost": [backend_identity(text, tables or {}) for text in cost],
         "budgets": sorted(map(str, requests)),
         "method": method,
         **asdict(scoring),
+        "oracle": None if scoring.oracle == PTQ else scoring.oracle,
         "episodes": episodes,
         "warm": warm,
         "front": front,
-        "channel_groups": channel_groups or None,  # as in runs of before there were any
+        "channel_groups": channel_groups or None,
         **asdict(objective),
         "training": training.request(bench, scoring),
         "agent": dict(knobs) or None,
@@ -217,7 +226,7 @@ def search(
             whole = replace(whole, limits=left.limits)  # a float model timed anew moves them
         priced = costs if left is None else costs.replaying(left.tables)
         if channel_groups:
-            check_groupable(priced, bench.network, choices)
+            check_groupable(priced, whole, bench.network, choices)
         prepared = prepare(
             bench,
             priced,

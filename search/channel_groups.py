@@ -102,7 +102,7 @@ def channel_costs(
     corrections = simulation.correct_alone(choices)
     found = {}
     for layer in simulation.network.layers:
-        if not layer.has_weights or layer.kind == "ConvTranspose":
+        if not layer.groupable:
             continue
         for bits in choices:
             correction = corrections.get((layer.name, bits))
@@ -177,7 +177,7 @@ def _pairs(problem: Problem, index: IndexArray, decision: int) -> Iterator[tuple
     members = [problem.network.layers[i] for i in problem.groups[decision]]
     at = int(index[problem.groups[decision][0]])
     bits = problem.choices[at]
-    whole = all(layer.has_weights and layer.kind != "ConvTranspose" for layer in members)
+    whole = all(layer.groupable for layer in members)
     equal = len({layer.out_channels for layer in members}) == 1
     if bits.is_float or not whole or not equal or members[0].out_channels < 2:
         return

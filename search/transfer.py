@@ -94,7 +94,10 @@ class SavedAgent:
             agent = Agent(environment.feature_count, environment.mask.shape[1], hidden)
             agent.load_state_dict({n: torch.from_numpy(w) for n, w in self.weights.items()})
         except (KeyError, IndexError, RuntimeError):
-            raise PolicyError("the saved agent has other states; train it anew") from None
+            raise PolicyError(
+                "the saved agent has other states: give --agent weights_first=true or false as its "
+                "run did, or train it anew"
+            ) from None
         return agent
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from quantization.bits import BitWidths
 from quantization.deployment import Correction
 from quantization.execution import Executor
 from quantization.network import Layer
 from quantization.policy import Policy
-from quantization.prefixes import Prefixes
+from quantization.prefixes import Prefixes, packed
 from quantization.simulation import Simulation
 from tests.networks import Subject, random_policy, uniform
 
@@ -110,6 +111,23 @@ def test_memory_stays_below_its_limit_and_forgets_what_was_not_used(digits: Subj
         assert 0 < prefixes.size <= limit
     assert prefixes.latest(keys[0]) is None
     assert prefixes.latest(keys[-1]) is not None
+
+
+@pytest.mark.parametrize("limit", [0, 2**28])
+def test_states_are_made_at_cuts_only_and_without_memory_none_is(
+    limit: int, digits: Subject
+) -> None:
+    prefixes = fresh(digits, limit)._prefixes
+    keys = prefixes.keys("images", 64, uniform(digits.network, "w4a8"))
+    assert list(keys) == (sorted(prefixes.cuts) if limit else [])
+
+
+def test_a_part_of_a_tensor_is_kept_without_the_whole(digits: Subject) -> None:
+    whole = torch.zeros(8, 64, 4, 4)
+    plan = Executor(digits.exporter).plan(uniform(digits.network, "w4a8"))
+    kept = packed({"part": whole[:, :1], "whole": whole}, plan)
+    assert kept["part"].untyped_storage().nbytes() == kept["part"].nbytes
+    assert kept["whole"] is whole
 
 
 def test_states_that_would_fill_the_memory_are_not_even_made(digits: Subject) -> None:

@@ -35,7 +35,8 @@ def test_knobs_go_with_a_start_and_with_what_becomes_of_budgets() -> None:
         ("rollouts=2.5", "a whole number from 1 to 10000, not '2.5'"),
         ("rollouts=0", "from 1"),
         ("entropy=inf", "a number at least 0, not 'inf'"),
-        ("learning_rate=nan", "a number from 0 to 1"),
+        ("learning_rate=nan", "a number from 1e-12 to 1, not 'nan'"),
+        ("learning_rate=0", "a number from 1e-12"),
         ("weights_first=1", "true or false"),
         ("constraint=mask", "is no knob"),
     ],
@@ -48,8 +49,20 @@ def test_what_is_no_knob_is_told(text: str, said: str) -> None:
 def test_a_knob_is_given_once_to_a_method_that_has_it() -> None:
     with pytest.raises(QuantmeterError, match="two values for --agent hidden"):
         parse_knobs(["hidden=8", "hidden=9"])
+    plain = {"started": False, "inherited": False}
     with pytest.raises(QuantmeterError, match="evolution has no agent"):
-        check_knobs({"hidden": 8}, "evolution", inherited=False)
+        check_knobs({"hidden": 8}, "evolution", "repair", **plain)
     with pytest.raises(QuantmeterError, match="leave out --agent hidden"):
-        check_knobs({"hidden": 8}, "reinforce", inherited=True)
-    check_knobs({"rollouts": 8}, "reinforce", inherited=True)
+        check_knobs({"hidden": 8}, "reinforce", "repair", started=False, inherited=True)
+    check_knobs({"rollouts": 8}, "reinforce", "repair", started=False, inherited=True)
+
+
+def test_a_knob_that_decides_nothing_is_refused() -> None:
+    plain = {"started": False, "inherited": False}
+    with pytest.raises(QuantmeterError, match="soft_rate needs --constraint soft"):
+        check_knobs({"soft_rate": 1.0}, "reinforce", "repair", **plain)
+    check_knobs({"soft_rate": 1.0}, "reinforce", "soft", **plain)
+    with pytest.raises(QuantmeterError, match="imitation_steps needs --warm or --init-from"):
+        check_knobs({"imitation_steps": 3}, "reinforce", "repair", **plain)
+    for given in ("started", "inherited"):
+        check_knobs({"imitation_steps": 3}, "reinforce", "repair", **{**plain, given: True})

@@ -14,7 +14,7 @@ from costmodels.registry import backend
 from costmodels.sketch import example_network
 from costmodels.spread import spread_table
 from costmodels.units import Metric
-from quantization.bits import BitWidths, parse_choices
+from quantization.bits import FLOAT32, BitWidths, parse_choices
 from quantization.channel_groups import ChannelGroups
 from quantization.errors import QuantmeterError
 from quantization.network import Network
@@ -134,6 +134,21 @@ def test_what_scores_no_better_is_told_and_not_taken(
     assert told["channel_groups"]["grouped"]["policy"]["version"] == 2
     assert told["certificate"]["grouped"] is False
     assert "not taken, they score no better" in only_line(report)
+
+
+def test_totals_without_a_price_for_groups_say_so_before_anything_is_searched(
+    data: Data, tmp_path: Path
+) -> None:
+    choices = (*CHOICES, FLOAT32)
+    without = backend("analytical:haq").table(NETWORK, choices, Metric.ENERGY)
+    path = tmp_path / "table.json"
+    path.write_text(without.to_json())
+    totals = Scoring(totals=f"energy=table:{path}")
+    with pytest.raises(UnsupportedChoiceError, match=r"--totals .* the energy of channel groups"):
+        run(data, scoring=totals, out=tmp_path / "run")
+    assert not (tmp_path / "run/trials.jsonl").exists()
+    priced = Scoring(totals="energy=analytical:haq")
+    assert run(data, scoring=priced).grouping is not None
 
 
 def test_groups_above_a_budget_as_measured_are_not_taken(
