@@ -8,6 +8,7 @@ from typing import Any
 from costmodels.units import Metric, Unit
 from quantization.policy import Policy, PolicyBatch
 from quantmeter.preparing import Prepared
+from quantmeter.run_files import front_file
 from quantmeter.search_options import FrontRequest
 from search.certificate import Certificate, certify
 from search.channel_groups import Refined
@@ -131,6 +132,6 @@ def _front(
 def front_files(front: Front) -> Mapping[str, str]:
     """Return the policy files of a front's points by their name, cheapest first."""
     return {
-        f"front-{number}.policy.json": policy.to_json()
+        front_file(number): policy.to_json()
         for number, policy in enumerate(front.policies, start=1)
     }

@@ -21,14 +21,13 @@ from quantization.quantizer import Float32Array
 from quantmeter.data import Labels
 from quantmeter.files import require_folder
 from quantmeter.journal import Kept, read_trials
-from quantmeter.search_options import AGENT
+from quantmeter.run_files import candidates_of, files_of
 
 POLICY, TRIALS, RESULT, REQUEST = "policy.json", "trials.jsonl", "result.json", "request.json"
 """The files of a run.
 
-Besides, ``METRIC.table.json`` for each metric that is priced by a table, and
-``front-NUMBER.policy.json`` for each point of a front; ``agent.npz`` of REINFORCE, ``model.onnx``
-of a torch task, and ``trained.onnx`` with ``trained.policy.json`` (`quantmeter.trained`).
+Besides, ``METRIC.table.json`` for each metric that is priced by a table, and what only some runs
+write (`quantmeter.run_files`).
 """
 
 _LOGGER = logging.getLogger(__name__)
@@ -164,17 +163,14 @@ class RunFolder:
         tables: Mapping[Metric, CostTable],
         limits: Mapping[Metric, float],
     ) -> None:
-        """Remove what an earlier run left, and write what is asked, the tables and the limits."""
-        for name in (REQUEST, RESULT, POLICY, TRIALS):  # two runs are never mixed
-            (self.path / name).unlink(missing_ok=True)
-        others = [
-            self.path / AGENT,
-            self.path / "model.onnx",
-            *self.path.glob("front-*.policy.json"),
-            *self.path.glob("trained*"),
-        ]
-        for path in (*map(self._table, Metric), *others):
-            path.unlink(missing_ok=True)
+        """Remove what an earlier run left, and write what is asked, the tables and the limits.
+
+        The folder may hold files of its user, under any name: only what the earlier request says
+        that its run wrote is removed, and what this run writes itself.
+        """
+        # Trials first: without any, nothing is taken for unfinished. The request last: it tells.
+        names = [TRIALS, *self._left_by_earlier(), *candidates_of(request), RESULT, POLICY, REQUEST]
+        self.drop(names)  # two runs are never mixed
         for metric, table in tables.items():
             self._table(metric).write_text(table.to_json(), encoding="utf-8")
         content = {
@@ -195,13 +191,25 @@ class RunFolder:
         return path.read_bytes() if path.exists() else None
 
     def drop(self, names: Iterable[str]) -> None:
-        """Remove files that `keep` wrote."""
+        """Remove files by name; what is a folder, no run has made."""
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            path = self.path / name
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write, last of all, the result: then the run is finished."""
         self._replace(RESULT, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def _left_by_earlier(self) -> list[str]:
+        """The files that not every run writes, but that in this folder did; tables are of all."""
+        try:
+            held, _ = self._read_request()
+        except QuantmeterError:  # there is none, or it is damaged
+            held = {}
+            if not (self.path / TRIALS).exists():
+                return []
+        return [*(self._table(metric).name for metric in Metric), *files_of(held)]
 
     def _table(self, metric: Metric) -> Path:
         return self.path / f"{metric.value}.table.json"

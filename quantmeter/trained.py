@@ -5,7 +5,6 @@ search that is ended meanwhile trains no candidate twice.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hil.audit import audit
-from quantization.errors import DataError
 from quantization.policy import IndexArray, Policy
 from quantmeter.benchmarking import accuracy_on_test
 from quantmeter.preparing import Prepared, Progress
+from quantmeter.run_files import TRAINED_MODEL, TRAINED_POLICY, candidate_files
 from quantmeter.run_folder import RunFolder
 from quantmeter.runs import Found, describe
 from quantmeter.scoring import Scorer
@@ -28,9 +27,6 @@ from search.searcher import SearchResult
 if TYPE_CHECKING:
     from quantization.qat.tuned import TunedModel
     from search.qat_oracle import QatOracle
-
-MODEL, POLICY = "trained.onnx", "trained.policy.json"
-"""The files of a run that hold the best trained network, ready to be deployed, and its bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +74,14 @@ class Trained:
 
     def files(self) -> Mapping[str, str | bytes]:
         """Return the files of a run that hold it, by name."""
-        model = {} if self.best.model is None else {MODEL: self.best.model}
-        return {**model, POLICY: self.found.policy.to_json()}
+        model = {} if self.best.model is None else {TRAINED_MODEL: self.best.model}
+        return {**model, TRAINED_POLICY: self.found.policy.to_json()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
         return {
             **self.found.to_dict(),
-            "file": None if self.best.model is None else MODEL,
+            "file": None if self.best.model is None else TRAINED_MODEL,
             "rank": self.best.rank,
             "epochs": list(self.epochs),
             "float_test_accuracy": self.floats.share,
@@ -135,10 +131,8 @@ def train_best(
     chosen = whole[: training.fine_tune or 1]
     done, wanted = 0, len(chosen) * sum(epochs)
 
-    def on_epoch(_number: int, loss: float) -> None:
+    def on_epoch(_number: int, _loss: float) -> None:
         nonlocal done
-        if not math.isfinite(loss):
-            raise DataError("training diverges: give a smaller --qat-learning-rate, such as 0.001")
         done += 1
         progress(done / wanted, f"training the best, epoch {done} of {wanted}")
 
@@ -171,7 +165,7 @@ def train_best(
 
 def drop_candidates(folder: RunFolder, trained: Trained) -> None:
     """Remove what `train_best` kept of candidates, once the best of them has its own files."""
-    folder.drop(name for one in trained.candidates for name in _names(one.rank))
+    folder.drop(name for one in trained.candidates for name in candidate_files(one.rank))
 
 
 def _train(
@@ -226,15 +220,11 @@ def _floats(prepared: Prepared) -> Interval:
     return Interval.wilson(right, len(labels))
 
 
-def _names(rank: int) -> tuple[str, str]:
-    return f"trained-{rank}.onnx", f"trained-{rank}.json"
-
-
 def _keep(folder: RunFolder, candidate: Candidate, prepared: Prepared) -> None:
     """Write a candidate; its figures last: where they are, it is there as a whole."""
     if candidate.model is None:
         return
-    model, figures = _names(candidate.rank)
+    model, figures = candidate_files(candidate.rank)
     layers = prepared.policy(candidate.index).to_json()
     content = {"policy": layers, "phase_1": candidate.first, "phase_2": candidate.second}
     folder.keep({model: candidate.model, figures: json.dumps(content, indent=2) + "\n"})
@@ -242,7 +232,7 @@ def _keep(folder: RunFolder, candidate: Candidate, prepared: Prepared) -> None:
 
 def _read(folder: RunFolder, rank: int, prepared: Prepared, index: IndexArray) -> Candidate | None:
     """Return a candidate that was kept; None if there is none of this policy."""
-    model, figures = map(folder.kept, _names(rank))
+    model, figures = map(folder.kept, candidate_files(rank))
     if model is None or figures is None:
         return None
     content = json.loads(figures)

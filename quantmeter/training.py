@@ -1,5 +1,6 @@
 """Training with quantization in the loop, as a search asks for it: how long, and on what."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ class Training:
             DataError: if a number makes no sense, or training images are missing.
             QuantmeterError: if options contradict each other.
         """
-        if not 0 <= self.fine_tune <= _MOST:
+        self._check_numbers()
+        if self.fine_tune > _MOST:
             raise QuantmeterError(f"a search keeps its {_MOST} best: --fine-tune {_MOST} at most")
         if self.fine_tune and not exported:
             raise QuantmeterError("--fine-tune exports what it trained: leave out --no-export")
@@ -73,6 +75,19 @@ class Training:
                     f"{self.asked_by(scoring)} needs the images that the network learned from, "
                     "which a task brings: give --task MODULE:FUNCTION"
                 )
+
+    def _check_numbers(self) -> None:
+        """Raise, naming the option, unless each number makes sense by itself."""
+        if self.fine_tune < 0:
+            raise DataError(f"--fine-tune is a positive number, not {self.fine_tune}")
+        for option, number in (
+            ("--qat-epochs", self.epochs),
+            ("--fine-tune-epochs", self.fine_tune_epochs),
+            ("--qat-images", self.images),
+            ("--qat-learning-rate", self.learning_rate),
+        ):
+            if number is not None and not 0 < number < math.inf:
+                raise DataError(f"{option} is a positive number, not {number:g}")
 
     def recipes(self) -> "tuple[Recipe, Recipe | None]":
         """Return the recipes of phase 1 and, if anything is fine-tuned, of phase 2.
@@ -134,6 +149,8 @@ def open_oracle(
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> "QatOracle":
     """Return the oracle that trains each policy by phase 1, and scores it on the search part.
+
+    Training that diverges is an error there, not a score.
 
     Args:
         bench: of a task.

@@ -1,5 +1,7 @@
 """Accuracy after training with quantization in the loop, and the two phases that use it."""
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +12,17 @@ from quantization.errors import DataError
 from quantization.export import Exporter
 from quantization.policy import Policy, PolicyBatch
 from quantization.qat.network import QatNetwork
-from quantization.qat.training import PHASE_1, PHASE_2, Recipe, accuracy, train
+from quantization.qat.training import PHASE_1, PHASE_2, Recipe, accuracy, mean_loss, train
 from quantization.qat.tuned import TunedModel, freeze
 from quantization.quantizer import Float32Array
 from quantization.task import Augment, Examples
 from search.oracle import policy_key
+
+_LOGGER = logging.getLogger(__name__)
+_JUDGED = 256
+"""Images that were learned from, on which the loss before and after training is compared."""
+_FAR = 2.0
+"""Nats above chance, and above the loss before training: so far, training itself did harm."""
 
 
 class QatOracle:
@@ -22,6 +30,11 @@ class QatOracle:
 
     Every policy is trained from the float network with the same images in the same order, so that
     differences are those of the policies.
+
+    Training that diverges is no score: it raises where a loss, weight or step is not finite, or
+    where the loss on images that were learned from ends 2 nats above both that of chance and that
+    before training. One that merely ends above chance may have too few bits: it is scored, and a
+    warning tells the first.
 
     Args:
         exporter: network, ranges and quantized weights to start from.
@@ -51,6 +64,8 @@ class QatOracle:
         self._calibration, self._examples, self._scored = calibration, examples, scored
         self._seed, self._augment, self._on_epoch = seed, augment, on_epoch
         self._known: dict[tuple[str, ...], float] = {}
+        self._judged = examples.drawn(_JUDGED, seed)
+        self._warned = False
 
     @property
     def count(self) -> int:
@@ -70,6 +85,7 @@ class QatOracle:
         """Return the share of right answers of one policy, 0..1.
 
         Raises:
+            DataError: if training diverges.
             PolicyError: if the policy does not fit the network.
         """
         key = policy_key(self.exporter.network, policy)
@@ -85,6 +101,7 @@ class QatOracle:
         """Train the network of `policy`, remember its score, and return it.
 
         Raises:
+            DataError: if training diverges.
             PolicyError: if the policy does not fit the network.
         """
         network = QatNetwork(self.exporter, policy, self._calibration)
@@ -94,19 +111,54 @@ class QatOracle:
         return network
 
     def longer(self, network: QatNetwork, recipe: Recipe) -> float:
-        """Train a network that `trained` returned further, in place; returns its new score."""
+        """Train a network that `trained` returned further, in place; returns its new score.
+
+        Raises:
+            DataError: if training diverges.
+        """
         self._train(network, recipe)
         return accuracy(network, self._scored)
 
     def _train(self, network: QatNetwork, recipe: Recipe) -> None:
+        def on_epoch(number: int, loss: float) -> None:
+            if not math.isfinite(loss):
+                raise _diverged(f"loss {loss} in epoch {number}", recipe)
+            if self._on_epoch is not None:
+                self._on_epoch(number, loss)
+
+        before, _ = mean_loss(network, self._judged)
         train(
             network,
             self._examples,
             recipe,
             seed=self._seed,
             augment=self._augment,
-            on_epoch=self._on_epoch,
+            on_epoch=on_epoch,
         )
+        after, classes = mean_loss(network, self._judged)
+        if not math.isfinite(after):
+            raise _diverged("weights or answers are not finite", recipe)
+        chance = math.log(classes)
+        if after > max(chance, before) + _FAR:
+            raise _diverged(
+                f"loss {after:.2f}, {before:.2f} before, {chance:.2f} by chance", recipe
+            )
+        if after > chance and not self._warned:
+            self._warned = True
+            _LOGGER.warning(
+                "training of a policy ended with loss %.2f, above the %.2f of chance: it has too "
+                "few bits, or --qat-learning-rate is too high",
+                after,
+                chance,
+            )
+
+
+def _diverged(what: str, recipe: Recipe) -> DataError:
+    """Say how training diverged, and which rate to try."""
+    lower = min(0.001, recipe.learning_rate / 10)
+    return DataError(
+        f"training diverges ({what}): give a smaller --qat-learning-rate, such as {lower:g}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +194,7 @@ def fine_tune(
         The best `keep`, best accuracy after phase 2 first.
 
     Raises:
-        DataError: if there is no candidate or `keep` is not positive.
+        DataError: if there is no candidate, `keep` is not positive or training diverges.
         PolicyError: if a policy does not fit the network.
     """
     if keep < 1 or not policies:

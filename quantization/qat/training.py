@@ -111,6 +111,24 @@ def train(
     return losses
 
 
+def mean_loss(network: QatNetwork, examples: Examples, batch: int = 128) -> tuple[float, int]:
+    """Return the mean cross-entropy of `network`, in evaluation mode, in nats; and its classes.
+
+    It is not finite where a weight or a step of the network is not, whatever its grids make of it.
+    """
+    if not all(bool(torch.isfinite(values).all()) for values in network.state_dict().values()):
+        return math.nan, 0
+    total, classes = 0.0, 0
+    with torch.inference_mode():
+        for start in range(0, len(examples.labels), batch):
+            part = slice(start, start + batch)
+            logits = network(torch.from_numpy(examples.images[part]))
+            labels = torch.from_numpy(examples.labels[part])
+            total += float(functional.cross_entropy(logits, labels, reduction="sum"))
+            classes = logits.shape[1]
+    return total / len(examples.labels), classes
+
+
 def accuracy(network: QatNetwork, examples: Examples, batch: int = 128) -> float:
     """Return the share of `examples` that `network`, in evaluation mode, reads correctly."""
     right = 0

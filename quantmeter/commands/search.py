@@ -186,6 +186,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, write the run, and print the best policy."""
     from costmodels.units import parse_duration
+    from quantmeter.run_files import TASK_MODEL
     from quantmeter.search_options import Objective, Scoring
     from quantmeter.searching import search
 
@@ -231,7 +232,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if arguments.task is not None:
-        write(Path(arguments.out) / "model.onnx", arguments.model.model.SerializeToString())
+        write(Path(arguments.out) / TASK_MODEL, arguments.model.model.SerializeToString())
     if arguments.json:
         print_json(report.summary)
         return 0

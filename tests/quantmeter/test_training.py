@@ -213,10 +213,14 @@ def test_scores_of_one_oracle_are_not_taken_for_those_of_another(
 
 
 def test_what_an_earlier_run_trained_is_removed(bench: Workbench, tmp_path: Path) -> None:
-    for name in ("trained.onnx", "trained.policy.json", "trained-1.onnx", "trained-1.json"):
+    given = {**GIVEN, "method": "greedy", "out": tmp_path}
+    search(bench, **given, training=Training(1, epochs=1, fine_tune_epochs=1, images=20))
+    assert (tmp_path / "trained.onnx").exists()
+    for name in ("trained-1.onnx", "trained-1.json", "model.onnx", "trained_resnet.onnx"):
         (tmp_path / name).write_text("{}")
-    search(bench, **GIVEN, out=tmp_path)
-    assert not list(tmp_path.glob("trained*"))
+    search(bench, **given)
+    assert [path.name for path in tmp_path.glob("*.onnx")] == ["trained_resnet.onnx"]
+    assert not list(tmp_path.glob("trained*.json"))
 
 
 def test_policies_for_elsewhere_are_trained_and_simulated(bench: Workbench, tmp_path: Path) -> None:
@@ -282,7 +286,18 @@ def test_a_refit_takes_scores_of_trained_policies(bench: Workbench, trainings: T
         (TASK + "--fine-tune 33", "--fine-tune 32 at most"),
         (TASK + "--fine-tune-epochs 3", "nothing without --fine-tune K"),
         (TASK + "--qat-epochs 3", "give --oracle qat or --fine-tune K"),
-        (TASK + "--oracle qat --qat-learning-rate 0", "positive learning rates"),
+        *(
+            (
+                f"{TASK}{asks} --qat-learning-rate {rate}",
+                f"--qat-learning-rate is a positive number, not {rate}$",
+            )
+            for asks, rate in (
+                ("--oracle qat", "0"),
+                ("--oracle qat", "-1"),
+                ("--fine-tune 1", "nan"),
+                ("--fine-tune 1", "inf"),
+            )
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(
@@ -342,6 +357,38 @@ def test_training_that_diverges_is_told(bench: Workbench, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="give a smaller --qat-learning-rate"):
         search(bench, **GIVEN, training=replace(TWO, epochs=3, learning_rate=1e30), out=tmp_path)
     assert (tmp_path / "policy.json").exists(), "what the search found is not lost"
+
+
+@pytest.mark.parametrize(("epochs", "rate"), [(1, 1e30), (3, 1e30), (3, 1e3)])
+def test_training_that_diverges_is_no_score(
+    epochs: int, rate: float, bench: Workbench, tmp_path: Path, trainings: Trainings
+) -> None:
+    """Its losses may be finite: of one epoch, most are of what the first update began with."""
+    training = Training(epochs=epochs, learning_rate=rate)
+    with pytest.raises(DataError, match=r"training diverges \(.*--qat-learning-rate.* 0\.001$"):
+        search(bench, **GIVEN, scoring=QAT, training=training, out=tmp_path)
+    assert trainings.count == 1, "at the first policy"
+    assert not (tmp_path / "trials.jsonl").read_text()
+    assert not (tmp_path / "trained.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "option"),
+    [
+        ("epochs", 0, "--qat-epochs"),
+        ("fine_tune_epochs", -2, "--fine-tune-epochs"),
+        ("images", 0, "--qat-images"),
+        ("learning_rate", -1.0, "--qat-learning-rate"),
+        ("learning_rate", float("nan"), "--qat-learning-rate"),
+        ("fine_tune", -1, "--fine-tune"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_told_by_its_option(
+    field: str, number: float, option: str
+) -> None:
+    training = replace(TWO, **{field: number})
+    with pytest.raises(DataError, match=f"^{option} is a positive number, not {number:g}$"):
+        training.check(QAT, exported=True, with_task=True)
 
 
 def test_labels_to_train_on_fit_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

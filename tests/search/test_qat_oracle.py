@@ -150,3 +150,38 @@ def test_fine_tuning_nothing_is_refused() -> None:
         fine_tune(oracle(given), [], keep=1)
     with pytest.raises(DataError, match="keeps at least one"):
         fine_tune(oracle(given), [Policy({})], keep=0)
+
+
+def losses(patch: pytest.MonkeyPatch, *told: float) -> None:
+    """Let the losses of ten classes before and after training be what is told, in this order."""
+    each = iter(told)
+    patch.setattr("search.qat_oracle.mean_loss", lambda *_: (next(each), 10))
+
+
+@pytest.mark.parametrize("after", [4.31, np.nan, np.inf])
+def test_training_that_ends_two_nats_above_chance_is_no_score(
+    after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses(monkeypatch, 0.1, after)
+    given = subject(small_mobilenet(), 16)
+    brief = oracle(given, replace(RECIPE, epochs=1, learning_rate=1e-4))
+    with pytest.raises(DataError, match=r"^training diverges \(.*-rate, such as 1e-05$"):
+        brief.accuracy(batch(given, 0))
+    assert brief.evaluations == 0
+
+
+def test_training_that_ends_above_chance_is_scored_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too few bits are no divergence; nor is a bad start that so few images cannot mend."""
+    given = subject(small_mobilenet(), 16)
+    losses(monkeypatch, 0.1, 2.2, 0.1, 4.29, 6.0, 7.9)
+    brief = oracle(given, replace(RECIPE, epochs=1))
+    brief.accuracy(batch(given, 2))
+    assert not caplog.messages
+    brief.accuracy(batch(given, 0, 1))
+    assert brief.evaluations == 3
+    assert caplog.messages == [
+        "training of a policy ended with loss 4.29, above the 2.30 of chance: it has too few bits, "
+        "or --qat-learning-rate is too high"
+    ]
