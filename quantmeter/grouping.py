@@ -39,7 +39,7 @@ class Grouping:
         grouped_score: of it; None without.
         refined: the problem it was chosen from; None if that could not be solved.
         idle: budgeted metrics in which groups save nothing: every width of weights costs the same.
-        unsolved: why there is none, where the solver ran out of time or a whole policy has no price.
+        unsolved: why there is none, where the solver ran out of time or it has no price as a whole.
     """
 
     before: Found
