@@ -1,10 +1,10 @@
 """The arithmetic of an exported file, in torch: one node of one policy at a time.
 
-A tensor that is written as integers is kept as integers less its zero point, in float32, where
-sums of products are exact below 2^24. An integer layer adds its int32 bias, multiplies by one
-factor per channel, rounds half to even and saturates, as the runtime's kernel does. So integers
-differ from the file's only where float arithmetic between them (glue, float layers) falls on the
-other side of a tie.
+A tensor that is written as integers of at most 8 bits is kept as these, in uint8; of 16 bits, less
+its zero point, in float32. Sums of products are exact: those of bytes in int32 or, as all others,
+in float32 below 2^24. An integer layer adds its int32 bias, multiplies by one factor per channel,
+rounds half to even and saturates, as the runtime's kernel does. So integers differ from the file's
+only where float arithmetic between them (glue, float layers) falls on the other side of a tie.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from quantization.channel_groups import ChannelGroups
 from quantization.deployment import Correction, Corrections
 from quantization.export import Exporter
 from quantization.formats import Formats, formats
+from quantization.integer_convolution import IntegerConvolution, is_exact
 from quantization.network import Glue, Layer
 from quantization.passes import initializer_arrays
 from quantization.policy import Policy
@@ -32,7 +33,7 @@ from quantization.torch_operators import (
 from quantization.torch_windows import convolve
 
 Values = dict[str, torch.Tensor]
-"""What is kept of each tensor that somebody still reads: integers less zero point, or reals."""
+"""What is kept of each tensor that somebody still reads: integers in uint8, or float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class Executor:
         self._after = {glue.inputs[0]: glue.outputs[0] for glue in self.network.glue if glue.fused}
         self._weights: dict[tuple[str, int, bool], torch.Tensor] = {}
         self._grouped: dict[str, tuple[ChannelGroups, torch.Tensor]] = {}
+        self._integer: dict[tuple[str, int, int], IntegerConvolution] = {}
         self._last_reader = {
             tensor.name: tensor.consumers[-1]
             for tensor in self.network.tensors
@@ -122,13 +124,17 @@ class Executor:
         self, layer: Layer, plan: Plan, values: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """Return a layer's result without bias and scales: on integers where it reads integers."""
-        given = self._attributes[layer.name]
+        given, reads = self._attributes[layer.name], plan.formats.reads[layer.name]
+        operands = [self._read(name, reads, plan.formats, values) for name in layer.inputs]
+        bits = plan.policy[layer.name]
+        if (convolution := self._integer_convolution(layer, bits)) is not None:
+            return convolution(operands[0])
         operands = [
-            self._read(name, plan.formats.reads[layer.name], plan.formats, values)
-            for name in layer.inputs
+            self._centred(name, reads, value)
+            for name, value in zip(layer.inputs, operands, strict=True)
         ]
         if layer.has_weights:
-            operands.append(self._weight(layer, plan.policy[layer.name]))
+            operands.append(self._weight(layer, bits))
         x, weight = operands
         if layer.kind == "ConvTranspose":
             made = operator(layer.kind)([x, weight], given)
@@ -230,27 +236,36 @@ class Executor:
             return value
         if written is Format.FLOAT16:
             return value.half().float()
-        return _centred(value, self.exporter.ranges.grid(name, written.bits))
+        grid = self.exporter.ranges.grid(name, written.bits)
+        return _saturated(value.div(grid.scale), grid)
 
     def _read(
         self, name: str, reads: Format, chosen: Formats, values: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """What a consumer in format `reads` gets: integers less their zero point, or reals."""
+        """What a consumer in format `reads` gets, as it is kept in that format."""
         written, value = chosen.writes[name], values[name]
         if written is reads or (written.is_float and reads is Format.FLOAT32):
             return value
-        if not written.is_float:
-            value = value * self.exporter.ranges.grid(name, written.bits).scale
-        return self._store(name, value, reads)
+        return self._store(name, self._dequantized(name, written, value), reads)
 
     def _real(
         self, name: str, reads: Format, chosen: Formats, values: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """What glue computes on: the real values of what it reads."""
-        value = self._read(name, reads, chosen, values)
-        return (
-            value if reads.is_float else value * self.exporter.ranges.grid(name, reads.bits).scale
-        )
+        return self._dequantized(name, reads, self._read(name, reads, chosen, values))
+
+    def _dequantized(self, name: str, kept_in: Format, value: torch.Tensor) -> torch.Tensor:
+        """Return the real values of what is kept of a tensor in some format."""
+        if kept_in.is_float:
+            return value
+        scale = self.exporter.ranges.grid(name, kept_in.bits).scale
+        return self._centred(name, kept_in, value) * scale
+
+    def _centred(self, name: str, kept_in: Format, value: torch.Tensor) -> torch.Tensor:
+        """Return integers less their zero point, or reals, in float32."""
+        if value.dtype is not torch.uint8:
+            return value
+        return value.float().sub_(self.exporter.ranges.grid(name, kept_in.bits).zero_point)
 
     def _requantize(
         self, summed: torch.Tensor, scale: Float32Array, output: str, layer: Layer, bits: BitWidths
@@ -258,7 +273,23 @@ class Executor:
         grid = self.exporter.ranges.grid(output, bits.writes.bits)
         factor = torch.from_numpy(scale / np.float32(grid.scale))
         result = summed.mul_(along(factor, summed, layer) if len(factor) > 1 else factor)
-        return result.round_().clamp_(-grid.zero_point, 2**grid.bits - 1 - grid.zero_point)
+        return _saturated(result, grid)
+
+    def _integer_convolution(self, layer: Layer, bits: BitWidths) -> IntegerConvolution | None:
+        """Return the layer's kernel for bytes; None where it has none."""
+        reads = bits.reads
+        if layer.kind != "Conv" or len(layer.kernel) != 2 or isinstance(bits, ChannelGroups):
+            return None
+        if reads.is_float or reads.bits > 8 or bits.weights > 8 or not is_exact():
+            return None
+        key = layer.name, bits.weights, reads.bits
+        if key not in self._integer:
+            values = self.exporter.parameters.weight(layer.name, bits.weights).values
+            zero_point = self.exporter.ranges.grid(layer.inputs[0], reads.bits).zero_point
+            self._integer[key] = IntegerConvolution(
+                torch.from_numpy(values), zero_point, self._attributes[layer.name]
+            )
+        return self._integer[key]
 
     def _weight(self, layer: Layer, bits: BitWidths) -> torch.Tensor:
         """Integers as float32 for a quantized layer, else the float weights."""
@@ -304,10 +335,15 @@ def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torc
 
 def fake_quantize(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
     """Return the values of `grid` that reals are rounded to."""
-    return _centred(value, grid) * grid.scale
-
-
-def _centred(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
-    """Quantize reals to integers less their zero point."""
     low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
-    return value.div(grid.scale).round_().clamp_(low, high)
+    return value.div(grid.scale).round_().clamp_(low, high) * grid.scale
+
+
+def _saturated(steps: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
+    """Round multiples of a scale to what is kept of integers on a grid; changes `steps`."""
+    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
+    integers = steps.round_().clamp_(low, high)
+    if grid.bits > 8:
+        return integers
+    integers = integers.add_(grid.zero_point) if grid.zero_point else integers
+    return integers.to(torch.int16).to(torch.uint8)  # four times as fast as at once

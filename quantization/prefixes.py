@@ -9,10 +9,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from quantization.deployment import Corrections
-from quantization.execution import Plan, Values
+from quantization.execution import Values
 from quantization.network import Layer, Network
 from quantization.policy import Policy
 
@@ -85,37 +83,24 @@ class Prefixes:
         for position, key in reversed(keys.items()):
             if (state := self._states.get(key)) is not None:
                 self._states.move_to_end(key)
-                blocks = [{name: _real(v) for name, v in block.items()} for block in state.blocks]
+                blocks = [dict(block) for block in state.blocks]
                 return State(position, blocks, dict(state.found))
         return None
 
     def keep(self, key: Hashable, state: State) -> None:
-        """Keep a state of `packed` values, and forget others if there is no room."""
+        """Keep a state of `detached` values, and forget others if there is no room."""
         self._states[key] = state
         self.size += _bytes(state)
         while self.size > self._limit:
             self.size -= _bytes(self._states.popitem(last=False)[1])
 
 
-def packed(values: Values, plan: Plan) -> Values:
-    """Return a copy of values in which integers of at most 8 bits take two bytes instead of four.
-
-    Less their zero points they are between -255 and 255.
-    """
-    writes = plan.formats.writes
-    made = {}
-    for name, value in values.items():
-        if name in writes and not writes[name].is_float and writes[name].bits <= 8:
-            made[name] = value.to(torch.int16)
-        elif value.untyped_storage().nbytes() > value.nbytes:  # a part, which would hold the whole
-            made[name] = value.clone()
-        else:
-            made[name] = value
-    return made
-
-
-def _real(value: torch.Tensor) -> torch.Tensor:
-    return value.float() if value.dtype is torch.int16 else value
+def detached(values: Values) -> Values:
+    """Return a copy of values in which a part of a tensor does not hold the whole."""
+    return {
+        name: value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+        for name, value in values.items()
+    }
 
 
 def _bytes(state: State) -> int:

@@ -12,13 +12,15 @@ from quantization.execution import Executor, Plan, Values, channels_last
 from quantization.export import Exporter
 from quantization.network import Layer
 from quantization.policy import Policy
-from quantization.prefixes import LIMIT, Prefixes, State, packed
+from quantization.prefixes import LIMIT, Prefixes, State, detached
 from quantization.quantizer import Float32Array
 from quantization.ranges import batches, check_inputs
 from quantization.statistics import ChannelStatistics, channel_statistics, match
 
-_BLOCK = 64
-"""Images simulated at a time: activations of small networks stay in the cache."""
+_BLOCK = 128
+"""Images simulated at a time, at most; fewer cost more calls, more fit no cache."""
+_VALUES = 10_000_000
+"""Of the largest tensor, over the images simulated at a time."""
 
 
 class Simulation:
@@ -46,6 +48,8 @@ class Simulation:
         check_inputs(self.network, calibration)
         self.calibration = calibration
         self._executor = Executor(exporter)
+        largest = max(tensor.count for tensor in self.network.tensors)
+        self._block = min(_BLOCK, max(1, _VALUES // largest))
         self._prefixes = Prefixes(self.network, limit)
         self._check_against_runtime(calibration[:2])
         self._float_statistics = self._measure_float()
@@ -103,7 +107,7 @@ class Simulation:
             if position < state.position:
                 continue
             if position in keys and position > state.position:
-                passed = [packed(values, plan) for values in blocks]
+                passed = [detached(values) for values in blocks]
                 self._prefixes.keep(keys[position], State(position, passed, dict(found)))
             if isinstance(node, Layer) and node.has_weights and not policy[node.name].is_float:
                 summed = [self._executor.sum_of_products(node, plan, v) for v in blocks]
@@ -206,7 +210,7 @@ class Simulation:
 
     def _start(self, images: Float32Array) -> list[Values]:
         """Cut images into blocks: what is known of each before the first node."""
-        blocks = torch.split(torch.from_numpy(np.ascontiguousarray(images)), _BLOCK)
+        blocks = torch.split(torch.from_numpy(np.ascontiguousarray(images)), self._block)
         return [{self.network.input_names[0]: channels_last(block)} for block in blocks]
 
     def _walk_float(self, images: Float32Array) -> Iterator[tuple[int, list[Values]]]:
@@ -227,7 +231,7 @@ class Simulation:
         """Execute a block from a position on; what is known at those of `passed` is added to it."""
         for here, node in enumerate(self.network.execution_order[position:], start=position):
             if passed and here in passed:
-                passed[here].append(packed(values, plan))
+                passed[here].append(detached(values))
             self._executor.step(node, plan, values)
         return self._executor.output(plan, values)
 

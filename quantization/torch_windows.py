@@ -13,17 +13,30 @@ Tensor = torch.Tensor
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, given: Mapping[str, Any]) -> Tensor:
-    """Conv: (N, in, *size) to (N, out, *size); asymmetric padding is padded explicitly."""
+    """Conv: (N, in, *size) to (N, out, *size)."""
+    x, strides, padding, dilations = windows(x, weight.shape[2:], given)
+    run = (F.conv1d, F.conv2d, F.conv3d)[len(strides) - 1]
+    return run(x, weight, bias, strides, padding, dilations, given.get("group", 1))
+
+
+def windows(
+    x: Tensor, kernel: Sequence[int], given: Mapping[str, Any], zero: int = 0
+) -> tuple[Tensor, list[int], list[int], list[int]]:
+    """Return what a convolution slides over, and its strides, padding and dilations.
+
+    Args:
+        x: (N, channels, *size); asymmetric padding is padded explicitly.
+        kernel: extents.
+        given: attributes of the ONNX operator.
+        zero: what stands for zero in `x`.
+    """
     rank = x.dim() - 2
     strides = given.get("strides", [1] * rank)
     dilations = given.get("dilations", [1] * rank)
-    pads = _pads(x.shape[2:], weight.shape[2:], strides, dilations, given)
-    symmetric = pads[:rank] == pads[rank:]
-    if not symmetric:
-        x = F.pad(x, torch_padding(pads))
-    padding = pads[:rank] if symmetric else [0] * rank
-    run = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    return run(x, weight, bias, strides, padding, dilations, given.get("group", 1))
+    pads = _pads(x.shape[2:], kernel, strides, dilations, given)
+    if pads[:rank] == pads[rank:]:
+        return x, strides, pads[:rank], dilations
+    return F.pad(x, torch_padding(pads), value=zero), strides, [0] * rank, dilations
 
 
 def _pads(
