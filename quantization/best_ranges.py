@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from quantization.bits import BitWidths
+from quantization.divergence import divergences
 from quantization.execution import Executor, Values, fake_quantize
 from quantization.export import Exporter
 from quantization.network import Glue, Layer
@@ -116,7 +117,7 @@ def _activations(
             executor.step(order[position], plan, values)
     reference = executor.output(plan, values).numpy()
     return {
-        key: {method: _divergence(reference, logits.numpy()) for method, logits in of.items()}
+        key: {method: divergences(reference, logits.numpy()) for method, logits in of.items()}
         for key, of in made.items()
     }
 
@@ -142,17 +143,5 @@ def _weights(
         for layer, bits, logits in simulation.sweep(choices, few):
             if exporter.network.layer(layer).has_weights:
                 key = bits.weights, layer
-                found.setdefault(key, {})[method] = _divergence(reference, logits)
+                found.setdefault(key, {})[method] = divergences(reference, logits)
     return found
-
-
-def _divergence(reference: Float32Array, found: Float32Array) -> FloatArray:
-    """KL divergence of each image's class probabilities, (N,), in nats."""
-    p, q = (_log_softmax(logits.reshape(len(logits), -1)) for logits in (reference, found))
-    divergence: FloatArray = (np.exp(p) * (p - q)).sum(1)
-    return divergence
-
-
-def _log_softmax(logits: Float32Array) -> FloatArray:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

@@ -1,7 +1,7 @@
 """What stands beside the best policy of a search: certificate, patterns, and a front of budgets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from search.channel_groups import Refined
 from search.exact import Solution, UnsolvedError
 from search.pareto import FrontPoint, front_volume, proxy_front, with_trials, within_others
 from search.patterns import Patterns, measure_patterns
-from search.searcher import SearchResult
+from search.searcher import SearchResult, Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,8 @@ def explain(
     prepared: Prepared,
     optimum: Solution,
     result: SearchResult,
+    accuracies: Sequence[Trial],
     *,
-    scores_are_accuracies: bool,
     front: FrontRequest | None = None,
     refined: Refined | None = None,
 ) -> Explanation:
@@ -83,7 +83,7 @@ def explain(
         prepared: what it stood on.
         optimum: of its proxy loss.
         result: of the search; it has a best policy.
-        scores_are_accuracies: whether the trials tell what proxy loss is worth in accuracy.
+        accuracies: the trials whose accuracy is known, with it as their score.
         front: which front is wanted.
         refined: the best policy with channel groups, if the run ends with it.
 
@@ -92,33 +92,33 @@ def explain(
     """
     assert result.best is not None
     problem = prepared.problem
-    trials = result.trials if scores_are_accuracies else ()
     best, wider = result.best, None
     if refined is not None:
         best, wider = refined.index, refined.problem
-    certificate = certify(problem, optimum, best, trials=trials, refined=wider)
+    certificate = certify(problem, optimum, best, trials=accuracies, refined=wider)
     choices = problem.choices if wider is None else wider.choices
     policy = PolicyBatch(problem.network.layer_names, choices, best[None])
     patterns = measure_patterns(problem.network, policy)
     found, unsolved = None, None
     if front is not None:
         try:
-            found = _front(prepared, result, front, scores_are_accuracies)
+            found = _front(prepared, result, accuracies, front)
         except UnsolvedError as error:  # what the search found outlives that
             unsolved = str(error)
     return Explanation(certificate, patterns, found, unsolved)
 
 
 def _front(
-    prepared: Prepared, result: SearchResult, asked: FrontRequest, scores_are_accuracies: bool
+    prepared: Prepared, result: SearchResult, accuracies: Sequence[Trial], asked: FrontRequest
 ) -> Front:
     points = proxy_front(prepared.problem, asked.metric, asked.count)
     trials = within_others(prepared.problem, result.trials, asked.metric)
     points = with_trials(points, trials, asked.metric)
     reference = prepared.costs.float_reference(prepared.bench.network, asked.metric)
     volume = None
-    if reference is not None and reference > 0 and scores_are_accuracies:
-        volume = front_volume(trials, 0.0, {asked.metric: reference}) / reference
+    if reference is not None and reference > 0 and accuracies:
+        known = within_others(prepared.problem, accuracies, asked.metric)
+        volume = front_volume(known, 0.0, {asked.metric: reference}) / reference
     searched = prepared.problem.budgets.get(asked.metric, math.inf)
     policies = tuple(
         prepared.policy(p.trial.index if p.trial and p.budget <= searched else p.solution.index)

@@ -29,7 +29,9 @@ from search.sensitivity import (
     measure,
 )
 
-REWARDS = ("accuracy", "proxy")
+REWARDS = ("accuracy", "kl", "proxy")
+"""What a search maximises; the first one is the default."""
+
 _TOLD = ("kl", "accuracy-drop")
 """The sensitivities that every run tells: those of `search.sensitivity.Sensitivity`, in order."""
 

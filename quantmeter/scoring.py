@@ -128,7 +128,7 @@ class Scorer:
 
     Args:
         prepared: see `quantmeter.preparing.prepare`.
-        reward: ``accuracy`` or ``proxy``.
+        reward: one of `quantmeter.preparing.REWARDS`.
         totals: prices whole policies; None leaves costs to the tables. A policy above a limit is
             rejected before its accuracy is looked at.
         known: scores that an earlier run found, by the bytes of the policy's row, in the order in
@@ -209,6 +209,9 @@ class Scorer:
             return Score(-loss - paid, measured=measured)
         if self._racing is None:
             accuracy = float(self._oracle.accuracy(batch)[0])
+            if self._reward == "kl":
+                divergence = float(self._prepared.oracle.divergence(batch)[0])
+                return Score(-divergence - paid, accuracy, measured)
             return Score(accuracy - paid, accuracy, measured)
         policy = batch[0]
         accuracy = self._racing.score(policy)

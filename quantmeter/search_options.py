@@ -28,7 +28,9 @@ class Scoring:
     """How policies are scored.
 
     Args:
-        reward: ``accuracy`` on the search part, or ``proxy``, the negative proxy loss.
+        reward: ``accuracy`` on the search part; ``kl``, the negative mean divergence of the class
+            probabilities from the float network's there, which needs no labels; or ``proxy``, the
+            negative proxy loss.
         sensitivity: what the proxy loss sums up over the layers, see `search.sensitivity`.
         race: score on growing parts of the images, and abandon a policy once so many better ones
             beat it (`search.racing`); 0 runs every policy on all of them.
@@ -67,6 +69,13 @@ class Scoring:
             )
         if self.reward == "proxy" and self.race:
             raise QuantmeterError("the reward proxy needs no images: leave out --race")
+        if self.reward == "kl" and self.race:
+            raise QuantmeterError("a race ranks by accuracy: leave out --race or --reward kl")
+        if self.reward == "kl" and self.oracle == QAT:
+            raise QuantmeterError(
+                f"training leaves the float network that --reward kl compares with: leave out one "
+                f"of it and --oracle {QAT}"
+            )
         if self.oracle not in ORACLES:
             raise QuantmeterError(f"no oracle {self.oracle!r}; choose {' or '.join(ORACLES)}")
         if self.oracle == QAT and self.reward == "proxy":

@@ -47,7 +47,7 @@ from quantmeter.search_options import (
 from quantmeter.search_outcome import SearchReport
 from quantmeter.trained import Trained, drop_candidates, train_best
 from quantmeter.training import Training, check_target, open_oracle
-from quantmeter.trials import open_journal, run_to_the_end
+from quantmeter.trials import as_accuracies, open_journal, run_to_the_end
 from quantmeter.workbench import Workbench, open_workbench
 from search import methods
 from search.budgets import parse_budgets
@@ -300,8 +300,8 @@ def search(
         explanation = explain(
             prepared,
             optimum,
-            run_to_the_end(result, scorer),
-            scores_are_accuracies=scoring.reward == "accuracy" and not objective.weights,
+            ended := run_to_the_end(result, scorer),
+            as_accuracies(ended, scorer),
             front=asked,
             refined=None if grouping is None else grouping.taken,
         )

@@ -8,7 +8,7 @@ from quantmeter.preparing import Prepared
 from quantmeter.run_folder import TRIALS, RunFolder, Unfinished
 from quantmeter.runs import costs_from
 from quantmeter.scoring import Scorer
-from search.searcher import SearchResult
+from search.searcher import SearchResult, Trial
 
 
 def run_to_the_end(result: SearchResult, scorer: Scorer) -> SearchResult:
@@ -23,6 +23,12 @@ def run_to_the_end(result: SearchResult, scorer: Scorer) -> SearchResult:
         if not score.abandoned
     )
     return replace(result, trials=trials)
+
+
+def as_accuracies(result: SearchResult, scorer: Scorer) -> tuple[Trial, ...]:
+    """Return the trials of `run_to_the_end` with their accuracy, where it is known, as score."""
+    scored = [(trial, scorer.of(trial.index).accuracy) for trial in result.trials]
+    return tuple(replace(trial, score=known) for trial, known in scored if known is not None)
 
 
 def open_journal(

@@ -1,6 +1,7 @@
 """Accuracy of a policy on real images: what a search maximises."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from costmodels.table import BoolArray, FloatArray
 from quantization.deployment import Corrections
+from quantization.divergence import divergences
 from quantization.errors import DataError
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -95,8 +97,16 @@ class Interval:
         return cls(share, max(min(center - half, share), 0.0), min(max(center + half, share), 1.0))
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What is known of one policy: share of right answers, and divergence in nats."""
+
+    accuracy: float
+    divergence: float
+
+
 class PostTrainingOracle:
-    """Accuracy after post-training quantization with statistics correction, remembered per policy.
+    """Scores after post-training quantization with statistics correction, remembered per policy.
 
     Args:
         simulation: simulates what the exported file computes.
@@ -114,10 +124,8 @@ class PostTrainingOracle:
             raise DataError(f"{len(images)} images, but {len(labels)} labels")
         self._simulation = simulation
         self._images, self._token = images, object()
-        self._labels: Labels = (
-            simulation.logits(Policy({}), images).argmax(1) if labels is None else labels
-        )
-        self._known: dict[tuple[str, ...], float] = {}
+        self._labels: Labels = self._float_logits.argmax(1) if labels is None else labels
+        self._known: dict[tuple[str, ...], _Scored] = {}
         self._corrected: tuple[tuple[str, ...], Corrections] | None = None
         self._images_run = 0
 
@@ -147,17 +155,42 @@ class PostTrainingOracle:
 
     def score(self, policy: Policy) -> float:
         """Return the share of right answers of one policy, 0..1."""
+        return self._of(policy).accuracy
+
+    def divergence(self, policies: PolicyBatch) -> FloatArray:
+        """Return how far class probabilities are from the float network's, (P,), in nats.
+
+        The mean Kullback-Leibler divergence over the images; no label enters it. It is found along
+        with the accuracy.
+
+        Raises:
+            PolicyError: if a policy does not fit the network.
+        """
+        return np.array([self._of(policies[i]).divergence for i in range(len(policies))])
+
+    def _of(self, policy: Policy) -> _Scored:
         key = policy_key(self.network, policy)
         if key not in self._known:
-            right = self.right(policy, np.arange(self.count))
-            self._known[key] = int(right.sum()) / self.count
+            logits = self._logits(policy, np.arange(self.count))
+            self._known[key] = _Scored(
+                count_right(logits, self._labels) / self.count,
+                max(float(divergences(self._float_logits, logits).mean()), 0.0),
+            )
         return self._known[key]
+
+    @cached_property
+    def _float_logits(self) -> Float32Array:
+        return self._simulation.logits(Policy({}), self._images)
 
     def right(self, policy: Policy, where: Positions) -> BoolArray:
         """See `ImageOracle.right`; corrections are those of the exported file.
 
         They are kept until another policy is asked for, so that a policy may be run in parts.
         """
+        right: BoolArray = self._logits(policy, where).argmax(1) == self._labels[where]
+        return right
+
+    def _logits(self, policy: Policy, where: Positions) -> Float32Array:
         key = policy_key(self.network, policy)
         if self._corrected is None or self._corrected[0] != key:
             self._corrected = key, self._simulation.correct(policy)
@@ -166,8 +199,7 @@ class PostTrainingOracle:
             policy, self._images[where], self._corrected[1], token=token
         )
         self._images_run += len(where)
-        right: BoolArray = logits.argmax(1) == self._labels[where]
-        return right
+        return logits
 
 
 def policy_key(network: Network, policy: Policy) -> tuple[str, ...]:

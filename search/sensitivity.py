@@ -8,6 +8,7 @@ import numpy as np
 
 from costmodels.table import FloatArray
 from quantization.bits import FLOAT32, BitWidths
+from quantization.divergence import divergences, log_softmax
 from quantization.errors import QuantmeterError, did_you_mean
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
@@ -69,14 +70,13 @@ OfSetting = Callable[[Setting], FloatArray]
 
 def kl(reference: Float32Array, found: Float32Array, _right: Labels) -> float:
     """Return the mean divergence of class probabilities from the float network's, in nats."""
-    p, q = _log_softmax(reference), _log_softmax(found)
-    return max(float((np.exp(p) * (p - q)).sum(1).mean()), 0.0)
+    return max(float(divergences(reference, found).mean()), 0.0)
 
 
 def cross_entropy(reference: Float32Array, found: Float32Array, right: Labels) -> float:
     """Return by how much the mean cross-entropy exceeds the float network's, in nats."""
     rows = np.arange(len(right))
-    return float((_log_softmax(reference) - _log_softmax(found))[rows, right].mean())
+    return float((log_softmax(reference) - log_softmax(found))[rows, right].mean())
 
 
 def accuracy_drop(reference: Float32Array, found: Float32Array, right: Labels) -> float:
@@ -233,8 +233,3 @@ def _of_logits(names: Collection[str], setting: Setting) -> dict[str, FloatArray
         for name, values in result.items():
             values[row[layer], column[bits]] = OF_LOGITS[name](reference, logits, right)
     return result
-
-
-def _log_softmax(logits: Float32Array) -> FloatArray:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

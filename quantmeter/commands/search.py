@@ -26,6 +26,7 @@ from quantmeter.commands.options import (
 from quantmeter.commands.search_report import print_report
 from quantmeter.commands.search_training import add_training, training_of
 from quantmeter.files import write
+from quantmeter.preparing import REWARDS
 
 if TYPE_CHECKING:
     from quantmeter.workbench import Workbench
@@ -63,8 +64,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--reward",
         default="accuracy",
-        choices=("accuracy", "proxy"),
-        help="accuracy on the search part, or the negative sum of sensitivities",
+        choices=REWARDS,
+        help="accuracy on the search part (default), the negative divergence from the float "
+        "network there (kl; no labels needed), or the negative sum of sensitivities (proxy)",
     )
     add_training(parser)
     parser.add_argument("--episodes", type=positive, default=600, help="default 600")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +221,34 @@ def test_an_ended_race_goes_on_to_the_same_end(
     for name in ("trials.jsonl", "result.json", "policy.json"):
         ended, whole = ((tmp_path / which / name).read_bytes() for which in ("ended", "whole"))
         assert ended == whole, name
+
+
+def test_divergence_is_maximised_downwards_and_accuracies_are_told_with_it(
+    data: Data, tmp_path: Path
+) -> None:
+    report = run(data, scoring=Scoring("kl"), episodes=30, front="latency=3", out=tmp_path)
+    assert report.summary["reward"] == "kl"
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    scores = [line["score"] for line in lines]
+    assert len(set(scores)) > 10
+    assert max(scores) < 0
+    best = lines[int(np.argmax(scores))]
+    assert {name: str(bits) for name, bits in report.policy.layers.items()} == best["layers"]
+    assert report.found.search_accuracy == best["accuracy"]
+    of_accuracies = run(data, episodes=30, front="latency=3").explanation.certificate.slope
+    assert report.explanation.certificate.slope == of_accuracies, "the same policies were tried"
+    assert 0 < report.summary["front"]["hypervolume"] < 1, "over accuracy"
+
+
+@pytest.mark.parametrize(
+    ("scoring", "said"),
+    [({"race": 5}, "leave out --race or --reward kl"), ({"oracle": "qat"}, "--reward kl")],
+)
+def test_what_divergence_cannot_be_combined_with_is_told(
+    scoring: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(QuantmeterError, match=said):
+        Scoring("kl", **scoring)
 
 
 def test_a_front_is_told_and_written_a_policy_for_each_budget(data: Data, tmp_path: Path) -> None:

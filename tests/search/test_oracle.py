@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from torch.nn import functional
 
 from quantization import parameters
 from quantization.bits import BitWidths, parse_choices
@@ -130,7 +132,11 @@ def test_distinct_policies_are_run_once(
     assert scores.shape == (4,)
     assert scores[0] == scores[2]
     assert scores[1] == scores[3]
-    assert (oracle.evaluations, len(calls)) == (2, 2)
+    batch = PolicyBatch(names, choices, index)
+    assert oracle.divergence(batch)[0] < 1e-9, "it is the float network"
+    assert oracle.divergence(batch)[1] > 1e-6
+    assert oracle.evaluations == 2
+    assert len(calls) == 3, "the float network, and each policy"
     # a policy that does not name its float layers is the same policy
     assert oracle.score(Policy({names[0]: choices[0]})) == scores[1]
     assert oracle.evaluations == 2
@@ -156,6 +162,23 @@ def test_weights_are_quantized_once_per_layer_and_width(
     assert quantized == [4] * len(names)
     fresh.exporter.build(Policy.uniform(digits.network, BitWidths(4, 8)))
     assert len(quantized) == len(names)
+
+
+def test_divergence_is_that_of_class_probabilities_and_needs_no_labels(
+    simulation: Simulation, digits: Subject
+) -> None:
+    images, policy = digits.images[:30], Policy.uniform(digits.network, BitWidths(2, 8))
+    logits = [
+        torch.from_numpy(simulation.logits(p, images, simulation.correct(p)))
+        for p in (policy, Policy({}))
+    ]
+    found, exact = (torch.log_softmax(each.double(), 1) for each in logits)
+    expected = functional.kl_div(found, exact, reduction="batchmean", log_target=True)
+    batch = PolicyBatch.of(digits.network, [policy])
+    wrong = (digits.labels[:30] + 1) % 10
+    for labels in (None, digits.labels[:30], wrong):
+        [divergence] = PostTrainingOracle(simulation, images, labels).divergence(batch)
+        assert divergence == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_the_exported_file_has_the_score_of_its_policy(
