@@ -8,11 +8,13 @@ A policy is scored once, whichever method and seed asks for it: scores, and fini
 kept in --cache, so that a run that was ended goes on, and parts of it can be run one by one. Each
 search still counts every distinct policy that it asks for.
 
-Methods that iterate start from what greedy search finds; warm-started evolution is the control for
-any claim. Accuracies are medians over seeds on images that no search saw, with the least and the
-most of any seed. Exact and greedy look at cross-entropy sensitivities, zero-shot at Fisher
-information, for which no quantized network is run. `REINFORCE less this` is the paired difference
-over seeds and images (see `contest.comparison`), in points, with its 95 % interval.
+Searches maximise the negative divergence from the float network on 2,000 images (--reward kl), or
+accuracy on the same. Methods that iterate start from what greedy search finds; warm-started
+evolution is the control for any claim. Accuracies are medians over seeds on images that no search
+saw, with the least and the most of any seed. Exact and greedy look at sensitivities by divergence,
+zero-shot at Fisher information, for which no quantized network is run. `REINFORCE less this` is
+the paired difference over seeds and images (see `contest.comparison`), in points, with its 95 %
+interval.
 `latency-whole` rejects policies that a brief timing of the whole network finds above the budget;
 what the methods return is timed again at length.
 """
@@ -52,14 +54,16 @@ class Row:
         seeds: those that found something.
         index: (S, L) the policies.
         evaluations: how many policies each search scored.
-        scores: of the policies on the search part.
+        accuracies: of the policies on the search part.
+        divergences: likewise, in nats.
         right: (S, N) which unseen images they classify right.
     """
 
     seeds: list[int]
     index: IndexArray
     evaluations: list[int]
-    scores: list[float]
+    accuracies: list[float]
+    divergences: list[float]
     right: BoolArray
 
 
@@ -88,16 +92,15 @@ def compete(
             if run["best"] is None:
                 continue
             index = np.array(run["best"], np.uint8)
-            score = float(contest.evaluate(index[None])[0])
-            if score > -np.inf:
-                found.append((seed, index, run["evaluations"], score))
+            if contest.evaluate(index[None])[0] > -np.inf:
+                found.append((seed, index, run["evaluations"], *contest.searched(index)))
         if not found:
             above = ", all above the budget as a whole" if contest.whole_limit is not None else ""
             print(f"  {method}: nothing found{above}")
             continue
-        of, policies, scored, scores = (list(column) for column in zip(*found, strict=True))
+        of, policies, scored, *seen = (list(column) for column in zip(*found, strict=True))
         right = np.array([contest.right(policy) for policy in policies])
-        rows[method] = Row(of, np.array(policies), scored, scores, right)
+        rows[method] = Row(of, np.array(policies), scored, *seen, right)
     return rows
 
 
@@ -109,14 +112,16 @@ def table(rows: Mapping[str, Row], seeds: int) -> str:
         seeds: how many were tried.
     """
     lines = [
-        f"  {'method':<15}{'scored':>7}{'search %':>10}{'unseen %':>10}{'  least..most':<16}"
+        f"  {'method':<15}{'scored':>7}{'mnats':>8}{'search %':>10}{'unseen %':>10}"
+        f"{'  least..most':<16}"
         f"{'REINFORCE less this':>22}{'p':>8}"
     ]
     for name, row in rows.items():
         share = 100 * row.right.mean(1)
         spread = f"  {share.min():.2f}..{share.max():.2f}"
         line = (
-            f"  {name:<15}{np.median(row.evaluations):>7.0f}{100 * np.median(row.scores):>10.2f}"
+            f"  {name:<15}{np.median(row.evaluations):>7.0f}"
+            f"{1e3 * np.median(row.divergences):>8.2f}{100 * np.median(row.accuracies):>10.2f}"
             f"{np.median(share):>10.2f}{spread:<16}"
         )
         if OURS in rows and name != OURS:
@@ -182,7 +187,7 @@ def run_task(
             label = f"{name} {limit.name}"
             print(f"\n{task.name}, {label}: at most {format_quantity(value, unit)}", flush=True)
             problem = replace(free, budgets={objective.metric: value})
-            contest = Contest(task, objective, problem, memory, label, limit.share)
+            contest = Contest(task, objective, problem, memory, label, limit.share, options.reward)
             if (whole := contest.whole_limit) is not None:
                 print(f"  as a whole, measured: at most {format_quantity(whole, unit)}")
             try:
@@ -215,6 +220,7 @@ def main() -> int:
     limits = dict.fromkeys(limit.name for each in OBJECTIVES.values() for limit in each.limits)
     parser.add_argument("--limit", action="append", choices=list(limits), help="all by default")
     parser.add_argument("--methods", type=_names, default=[*METHODS], help="comma-separated")
+    parser.add_argument("--reward", choices=("kl", "accuracy"), default="kl")
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()

@@ -39,6 +39,8 @@ class Contest:
         memory: what is known.
         label: of objective and budget.
         share: the budget as a fraction of the float network, if it is one.
+        reward: what searches maximise: ``kl``, the negative divergence from the float network, or
+            ``accuracy``.
     """
 
     task: Task
@@ -47,18 +49,30 @@ class Contest:
     memory: Memory
     label: str
     share: float | None = None
+    reward: str = "kl"
 
     def evaluate(self, index: IndexArray) -> FloatArray:
-        """Return accuracies (P,) on the search part; -inf above the budget as measured."""
-        return np.array([self._score(row) for row in index])
+        """Return rewards (P,) on the search part; -inf above the budget as measured."""
+        return np.array([self._reward(row) for row in index])
 
-    def _score(self, row: IndexArray) -> float:
-        policy = self.policy(row)
-        if self.whole_limit is not None and self._measured(policy) > self.whole_limit:
+    def _reward(self, row: IndexArray) -> float:
+        if self.whole_limit is not None and self._measured(self.policy(row)) > self.whole_limit:
             return -np.inf
-        key = f"search {self._identity} {self._text(row)}"
+        accuracy, divergence = self.searched(row)
+        return accuracy if self.reward == "accuracy" else -divergence
+
+    def searched(self, row: IndexArray) -> tuple[float, float]:
+        """Return the accuracy of a policy, (L,), on the search part, and its divergence in nats."""
         oracle = self.task.oracles["search"]
-        return float(self.memory.recall(key, lambda: oracle.score(policy)))
+
+        def find() -> list[float]:
+            batch = self.task.batch(self.problem, row[None])
+            return [float(oracle.accuracy(batch)[0]), float(oracle.divergence(batch)[0])]
+
+        accuracy, divergence = self.memory.recall(
+            f"search {self._identity} {self._text(row)}", find
+        )
+        return float(accuracy), float(divergence)
 
     def _measured(self, policy: Policy) -> float:
         code = code_digest(*TIMING)
@@ -89,7 +103,7 @@ class Contest:
             best = None if found.best is None else found.best.tolist()
             return {"best": best, "evaluations": found.evaluations}
 
-        what = f"{self.label} {start.tolist()} {self._problem_digest(proxy)}"
+        what = f"{self.label} {self.reward} {start.tolist()} {self._problem_digest(proxy)}"
         key = f"run {method} {seed} {evaluations} {self._identity} {what} {code_digest(*SEARCHING)}"
         result: dict[str, Any] = self.memory.recall(key, run)
         return result

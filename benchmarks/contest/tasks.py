@@ -21,8 +21,11 @@ from quantmeter.reference_task import SHIPPED_MODEL, load_digits_task
 from quantmeter.workbench import Workbench, open_workbench
 from search.oracle import PostTrainingOracle
 from search.problem import Problem
-from search.sensitivity import Setting, as_loss, measure
+from search.sensitivity import SENSITIVITIES, Setting, as_loss, measure
 from search.uniform import uniform_policy
+
+PROXY = SENSITIVITIES[0]
+"""The sensitivity that the proxy loss sums up: the default of a search."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,11 @@ class Task:
         return self._costs[objective, at_length]
 
     def problem(self, objective: Objective) -> Problem:
-        """Return the problem without a budget; its proxy is the cross-entropy sensitivity."""
+        """Return the problem without a budget; with the default proxy loss."""
         choices = parse_choices(objective.choices)
         network, metric = self.bench.network, objective.metric
         table = self.costs(objective).model(metric).table(network, choices, metric)
-        return Problem(network, choices, {metric: table}, {}, self.loss(choices, "cross-entropy"))
+        return Problem(network, choices, {metric: table}, {}, self.loss(choices, PROXY))
 
     def loss(self, choices: tuple[BitWidths, ...], sensitivity: str) -> FloatArray:
         """Return a proxy loss, (L, K), by the name of the sensitivity."""
