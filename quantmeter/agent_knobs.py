@@ -22,6 +22,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "new_share": (0, 1),
     "temperature_step": (1, 100),
     "temperature_limit": (1, 1000),
+    "elites": (0, 10_000),
+    "elite_weight": (0, math.inf),
     "gradient_limit": (_TINY, math.inf),
     "weights_first": (0, 1),
     "soft_target": (0, 1),
@@ -92,6 +94,8 @@ def check_knobs(
         raise QuantmeterError(f"--method {method} has no agent: leave out --agent")
     if inherited and "hidden" in knobs:
         raise QuantmeterError("the agents of --init-from have their size: leave out --agent hidden")
+    if knobs.get("elites") == 0 and "elite_weight" in knobs:
+        raise QuantmeterError("without elites their weight decides nothing: leave one out")
     for name in knobs:
         if name.startswith("soft_") and constraint != "soft":
             raise QuantmeterError(f"--agent {name} needs --constraint soft")

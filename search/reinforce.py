@@ -12,10 +12,11 @@ from quantization.policy import IndexArray
 from search.agent import Agent, Trajectories, sample, seeded_agent
 from search.archive import Ledger
 from search.baseline import Baseline
+from search.elites import Elites
 from search.environment import Environment
 from search.exact import solve
 from search.exploration import Exploration
-from search.imitation import imitate
+from search.imitation import imitate, imitation_loss
 from search.objective import Penalty
 from search.problem import Problem
 from search.reinforce_config import ReinforceConfig
@@ -72,14 +73,15 @@ class Reinforce:
             agent = inherit(self.inherited, environment, c, generator)
         else:
             agent = seeded_agent(environment, c.hidden, seed)
-        exploration = Exploration(c)
+        exploration, elites = Exploration(c), Elites(c.elites)
         baseline = Baseline(c.baseline_momentum)
         penalty = Penalty(problem, c.soft_target, c.soft_rate)
         log: dict[str, float | str] = {}
         if self.start is not None:
-            log["imitated_probability"] = imitate(agent, environment, self.start, c)
+            log["imitated_probability"] = imitate(agent, environment, self.start, c, seed)
             if problem.feasible(self.start[None])[0]:
-                ledger.score(self.start[None], f"{self.name} start")
+                score = ledger.score(self.start[None], f"{self.name} start")
+                elites.take_in(problem.decide(self.start[None]), self.start[None], score)
                 exploration.know(self.start[None])
         optimizer = torch.optim.Adam(agent.parameters(), lr=c.learning_rate, fused=True)
 
@@ -99,6 +101,8 @@ class Reinforce:
             rewards[accepted] = ledger.score(outcome.index[accepted], origin)
             if np.isnan(rewards).any():  # evaluations ended within the batch
                 break
+            within = accepted & problem.within(outcome.costs)  # soft budgets accept others too
+            elites.take_in(decisions[within], outcome.index[within], rewards[within])
             if c.constraint == "soft" and accepted.any():
                 tried = {metric: cost[accepted] for metric, cost in outcome.costs.items()}
                 rewards[accepted] = penalty.take_in(rewards[accepted], tried)
@@ -108,6 +112,8 @@ class Reinforce:
             advantages = advantages.clip(-c.advantage_limit, c.advantage_limit)
             # 5. one step along the policy gradient, in one teacher-forced pass
             loss = policy_loss(agent, batch, advantages, c.entropy)
+            if len(best := elites.decisions):
+                loss = loss + c.elite_weight * imitation_loss(agent, environment, best)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(agent.parameters(), c.gradient_limit)

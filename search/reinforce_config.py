@@ -46,6 +46,12 @@ class ReinforceConfig:
     temperature_limit: float = 8.0
     """Highest sampling temperature; the lowest is 1."""
 
+    elites: int = 5
+    """Best policies so far that every update also imitates (`search.elites`); 0 for none."""
+
+    elite_weight: float = 3.0
+    """Weight of that imitation, nats a step, against advantages of one deviation."""
+
     gradient_limit: float = 1.0
     """Largest norm of the gradient."""
 
@@ -68,9 +74,9 @@ class ReinforceConfig:
     """How fast the weight of a soft budget adapts, see `search.objective.Penalty`."""
 
     imitation_probability: float = 0.8
-    """Mean probability of the start policy's choices at which imitation ends."""
+    """Mean probability of the start policy's choices in what is imitated (`search.softened`)."""
 
-    imitation_steps: int = 200
+    imitation_steps: int = 300
     """Steps of imitation at most."""
 
     archive: int = 32
@@ -78,5 +84,5 @@ class ReinforceConfig:
 
     @classmethod
     def warm(cls, episodes: int | None = None) -> "ReinforceConfig":
-        """Return what works from a good start policy: small steps, no entropy bonus."""
-        return cls(episodes=episodes, learning_rate=3e-4, entropy=0.0)
+        """Return what works from a good start policy: no entropy bonus."""
+        return cls(episodes=episodes, entropy=0.0)

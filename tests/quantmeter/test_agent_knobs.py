@@ -58,6 +58,14 @@ def test_a_knob_is_given_once_to_a_method_that_has_it() -> None:
 
 
 def test_a_knob_that_decides_nothing_is_refused() -> None:
+    with pytest.raises(QuantmeterError, match="without elites"):
+        check_knobs(
+            {"elites": 0, "elite_weight": 1.0},
+            "reinforce",
+            "repair",
+            started=True,
+            inherited=False,
+        )
     plain = {"started": False, "inherited": False}
     with pytest.raises(QuantmeterError, match="soft_rate needs --constraint soft"):
         check_knobs({"soft_rate": 1.0}, "reinforce", "repair", **plain)
