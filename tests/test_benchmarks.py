@@ -39,6 +39,7 @@ from tests.scripts import run_script
             r"phase 1, 1.0 epochs +torch[^$]*phase 2, 1.0 epochs +torch +[\d.]+%",
         ),
         ("query.py", r"2,000 policies of 53 layers[^$]*total / bare = [\d.]+"),
+        ("rewards.py", r"digits: 8 policies[^$]*better half[^$]*kl +-?[\d.]+ +-?[\d.]+"),
         ("rivals.py", r"digits: 21 layers[^$]*size w2.5a8[^$]*reinforce +5 [^$]*zero-shot +0 "),
         ("search_speed.py", r"search +[\d.]+ s for 10 evaluations[^$]*\d+ episodes a minute"),
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
