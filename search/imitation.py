@@ -74,7 +74,7 @@ def _log_likelihood(agent: Agent, environment: AnyEnvironment, decisions: IndexA
 
 def _drawn(probabilities: FloatArray, draw: np.random.Generator) -> IndexArray:
     """Draw decisions (P, G)."""
-    uniform = draw.random((_EXAMPLES, len(probabilities), 1))
-    last = probabilities.shape[1] - 1
-    decisions = np.minimum((probabilities.cumsum(1) < uniform).sum(2), last)
-    return np.ascontiguousarray(decisions, np.uint8)
+    below = probabilities.cumsum(1)
+    below /= below[:, -1:]  # so that rounding lets nothing impossible be drawn
+    uniform = draw.random((_EXAMPLES, len(below), 1))
+    return np.ascontiguousarray((below <= uniform).sum(2), np.uint8)

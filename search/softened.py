@@ -38,6 +38,8 @@ def softened(problem: Problem, start: IndexArray, probability: float) -> FloatAr
         loss, share = loss - loss[own][:, None], share - share[own][:, None]
     energy = np.where(allowed, np.maximum(loss + _rate(loss, share, allowed) * share, 0.0), np.inf)
     is_open = allowed.sum(1) > 1
+    if not is_open.any():
+        return allowed.astype(np.float64)
     low, high = 1e-6, 1e6  # in units of the largest energy
     scale = float(np.max(energy[allowed], initial=0.0)) or 1.0
     for _ in range(60):
