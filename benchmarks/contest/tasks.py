@@ -64,7 +64,7 @@ class Objective:
     whole: bool = False
 
 
-_LATENCIES = tuple(Limit(f"{share:g}x", share) for share in (0.5, 0.3, 0.2))
+_LATENCIES = tuple(Limit(f"{share:g}x", share) for share in (0.9, 0.7, 0.5, 0.3, 0.2))
 _LOW = (Limit("w2.5a4", between=("w2a4", "w3a4")), Limit("w3.5a4", between=("w3a4", "w4a4")))
 OBJECTIVES: Mapping[str, Objective] = {
     "size": Objective(
