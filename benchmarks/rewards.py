@@ -40,11 +40,15 @@ def policies(problem: Problem, start: IndexArray, count: int, seed: int) -> Inde
     """Return distinct policies, (count, L), around `start`, (L,), within the budget."""
     rng, kept = np.random.default_rng(seed), dict[bytes, IndexArray]()
     [budget], [metric] = problem.budgets.values(), problem.budgets
-    while len(kept) < count:
+    for _ in range(1000):
+        if len(kept) >= count:
+            break
         tried = np.concatenate([mutants(problem, start, 50, rng, rate) for rate in CHANGED])
         shares = problem.costs(tried)[metric] / budget
         for row in tried[problem.feasible(tried) & (shares >= CLOSE)]:
             kept.setdefault(row.tobytes(), row)
+    if len(kept) < count:
+        raise SystemExit(f"only {len(kept)} policies lie so close to the start: ask for fewer")
     return np.array([*kept.values()][:count])
 
 
@@ -90,7 +94,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--policies", type=int, default=150)
+    parser.add_argument("--policies", type=int, default=150, help="at least 6")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder where sensitivities are kept")
     options = parser.parse_args()

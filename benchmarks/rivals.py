@@ -11,10 +11,10 @@ search still counts every distinct policy that it asks for.
 Searches maximise the negative divergence from the float network on 2,000 images (--reward kl), or
 accuracy on the same. Methods that iterate start from what greedy search finds; warm-started
 evolution is the control for any claim. Accuracies are medians over seeds on images that no search
-saw, with the least and the most of any seed. Exact and greedy look at sensitivities by divergence,
-zero-shot at Fisher information, for which no quantized network is run. `REINFORCE less this` is
-the paired difference over seeds and images (see `contest.comparison`), in points, with its 95 %
-interval.
+saw, with the least and the most of any seed; "mnats" are divergences in thousandths of a nat. Exact
+and greedy look at sensitivities by divergence, zero-shot at Fisher information, for which no
+quantized network is run. `REINFORCE less this` is the paired difference over seeds and images (see
+`contest.comparison`), in points, with its 95 % interval.
 `latency-whole` rejects policies that a brief timing of the whole network finds above the budget;
 what the methods return is timed again at length.
 """

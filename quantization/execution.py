@@ -1,10 +1,11 @@
 """The arithmetic of an exported file, in torch: one node of one policy at a time.
 
 A tensor that is written as integers of at most 8 bits is kept as these, in uint8; of 16 bits, less
-its zero point, in float32. Sums of products are exact: those of bytes in int32 or, as all others,
-in float32 below 2^24. An integer layer adds its int32 bias, multiplies by one factor per channel,
-rounds half to even and saturates, as the runtime's kernel does. So integers differ from the file's
-only where float arithmetic between them (glue, float layers) falls on the other side of a tie.
+its zero point, in float32. Sums of products are exact below 2^24: those of bytes are taken in int32
+or, as all others, in float32. An integer layer adds its int32 bias, multiplies by one factor per
+channel, rounds half to even and saturates, as the runtime's kernel does. So integers differ from
+the file's only where float arithmetic between them (glue, float layers) falls on the other side of
+a tie.
 """
 
 from collections.abc import Mapping
@@ -335,14 +336,17 @@ def along(per_channel: torch.Tensor, result: torch.Tensor, layer: Layer) -> torc
 
 def fake_quantize(value: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
     """Return the values of `grid` that reals are rounded to."""
-    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
-    return value.div(grid.scale).round_().clamp_(low, high) * grid.scale
+    return _rounded(value.div(grid.scale), grid) * grid.scale
+
+
+def _rounded(steps: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
+    """Round multiples of a scale to integers on a grid, less its zero point; changes `steps`."""
+    return steps.round_().clamp_(-grid.zero_point, 2**grid.bits - 1 - grid.zero_point)
 
 
 def _saturated(steps: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
     """Round multiples of a scale to what is kept of integers on a grid; changes `steps`."""
-    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
-    integers = steps.round_().clamp_(low, high)
+    integers = _rounded(steps, grid)
     if grid.bits > 8:
         return integers
     integers = integers.add_(grid.zero_point) if grid.zero_point else integers

@@ -94,8 +94,16 @@ def check_knobs(
         raise QuantmeterError(f"--method {method} has no agent: leave out --agent")
     if inherited and "hidden" in knobs:
         raise QuantmeterError("the agents of --init-from have their size: leave out --agent hidden")
-    if knobs.get("elites") == 0 and "elite_weight" in knobs:
-        raise QuantmeterError("without elites their weight decides nothing: leave one out")
+    if (
+        "elites" in knobs
+        and "elite_weight" in knobs
+        and 0
+        in (
+            knobs["elites"],
+            knobs["elite_weight"],
+        )
+    ):
+        raise QuantmeterError("no elites, or none that weigh: leave out elites or elite_weight")
     for name in knobs:
         if name.startswith("soft_") and constraint != "soft":
             raise QuantmeterError(f"--agent {name} needs --constraint soft")

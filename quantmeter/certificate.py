@@ -180,7 +180,7 @@ def front_table(points: Sequence[FrontPoint], metric: Metric, unit: Unit) -> Tab
     if any(trials):
         costs = ("" if t is None else format_quantity(t.costs[metric], unit) for t in trials)
         columns += [
-            Column("best\ntrial", tuple("none" if t is None else f"{t.score:.4g}" for t in trials)),
+            Column("best\nscore", tuple("none" if t is None else f"{t.score:.4g}" for t in trials)),
             Column("its proxy\nloss", tuple("" if t is None else f"{t.loss:.4g}" for t in trials)),
             Column("costs", tuple(costs)),
         ]

@@ -31,7 +31,7 @@ class Front:
             where no trial is within the budget, or the search was not allowed to spend that much.
         volume: hypervolume of the trials over accuracy 0 and the cost of the float network, as a
             share of the rectangle between that point and accuracy 1 at no cost; None if the float
-            network has no price.
+            network has no price, or no trial's accuracy is known.
     """
 
     metric: Metric

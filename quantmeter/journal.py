@@ -65,6 +65,8 @@ def encode(
         "costs_from": dict(said),
         "layers": {n: str(choices[int(i)]) for n, i in zip(layers, trial.index, strict=True)},
     }
+    if score.divergence is not None:
+        content["divergence"] = score.divergence
     if score.abandoned:
         content["abandoned"] = True
     if score.measured:
@@ -89,6 +91,7 @@ def decode(line: str, layers: Sequence[str], choices: Sequence[BitWidths]) -> Ke
         None if accuracy is None else float(accuracy),
         {Metric(name): float(cost) for name, cost in content.get("measured", {}).items()},
         bool(content.get("abandoned", False)),
+        content.get("divergence"),
     )
     return Kept(index, str(content["origin"]), score)
 

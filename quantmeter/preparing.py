@@ -11,7 +11,7 @@ from costmodels.pricing import uniform_totals
 from costmodels.table import CostTable
 from costmodels.units import EXAMPLES, Metric, format_quantity
 from quantization.bits import BitWidths
-from quantization.errors import BudgetError, DataError, QuantmeterError
+from quantization.errors import BudgetError, DataError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantmeter.costs import Costs
@@ -29,23 +29,10 @@ from search.sensitivity import (
     measure,
 )
 
-REWARDS = ("accuracy", "kl", "proxy")
-"""What a search maximises; the first one is the default."""
-
 _TOLD = ("kl", "accuracy-drop")
 """The sensitivities that every run tells: those of `search.sensitivity.Sensitivity`, in order."""
 
 Progress = Callable[[float, str], None]
-
-
-def check_reward(reward: str) -> None:
-    """Raise unless `reward` is one of `REWARDS`.
-
-    Raises:
-        QuantmeterError: if it is not.
-    """
-    if reward not in REWARDS:
-        raise QuantmeterError(f"no reward {reward!r}; choose {' or '.join(REWARDS)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ def refitted(
     Args:
         prepared: what the search stands on.
         optimum: of its proxy loss.
-        evaluate: accuracy of policies.
+        evaluate: scores of policies.
         exact: whether the score of a trial is no estimate; to others nothing is fitted.
         evaluations: how many are scored.
         seed: of the changes.
@@ -36,7 +36,7 @@ def refitted(
         record: called with each trial.
 
     Returns:
-        The same with the refitted proxy loss, in accuracy, and what was found on the way.
+        The same with the refitted proxy loss, in units of the score, and what was found on the way.
     """
     searcher = Neighbourhood(optimum.index)
     first = searcher.search(

@@ -38,6 +38,7 @@ class Found:
         feasible: whether every budget is met by the tables.
         log: figures of the method.
         measured: what it costs as a whole by what `--totals` named, in SI units, if anything was.
+        divergence: from the float network on the search part, in nats, if that was maximised.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Found:
     log: Mapping[str, float | str]
     test_accuracy: Interval | None = None
     measured: Mapping[Metric, float] = field(default_factory=dict)
+    divergence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -60,6 +62,7 @@ class Found:
             "proxy_loss": self.loss,
             "gap": self.gap,
             "search_accuracy": self.search_accuracy,
+            "divergence": self.divergence,
             "test_accuracy": None if test is None else test.share,
             "test_accuracy_interval": None if test is None else [test.low, test.high],
             "costs": {metric.value: cost for metric, cost in self.costs.items()},
@@ -105,6 +108,7 @@ def describe(
         bool(problem.feasible(index[None])[0]),
         log or {},
         measured={} if score is None else score.measured,
+        divergence=None if score is None else score.divergence,
     )
 
 

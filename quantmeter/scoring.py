@@ -15,7 +15,8 @@ from quantization.errors import BudgetError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy, PolicyBatch
 from quantmeter.costs import parse_costs
-from quantmeter.preparing import Prepared, check_reward
+from quantmeter.preparing import Prepared
+from quantmeter.rewards import check_reward
 from search.budgets import BudgetRequest
 from search.oracle import AccuracyOracle
 from search.racing import RacingOracle
@@ -28,6 +29,8 @@ class Score:
     Args:
         value: what the search maximises; ``-inf`` rejects the policy as infeasible when measured.
         accuracy: on the search part; None where it was not asked for.
+        divergence: of class probabilities from the float network's there, in nats; None where
+            that is not what is maximised.
         measured: what the policy costs as a whole, by metric; empty where nothing measures it.
         abandoned: whether it was not run on all images: then the accuracy is an estimate.
     """
@@ -36,6 +39,7 @@ class Score:
     accuracy: float | None = None
     measured: Mapping[Metric, float] = field(default_factory=dict)
     abandoned: bool = False
+    divergence: float | None = None
 
     @property
     def rejected(self) -> bool:
@@ -128,7 +132,7 @@ class Scorer:
 
     Args:
         prepared: see `quantmeter.preparing.prepare`.
-        reward: one of `quantmeter.preparing.REWARDS`.
+        reward: one of `quantmeter.rewards.REWARDS`.
         totals: prices whole policies; None leaves costs to the tables. A policy above a limit is
             rejected before its accuracy is looked at.
         known: scores that an earlier run found, by the bytes of the policy's row, in the order in
@@ -211,7 +215,9 @@ class Scorer:
             accuracy = float(self._oracle.accuracy(batch)[0])
             if self._reward == "kl":
                 divergence = float(self._prepared.oracle.divergence(batch)[0])
-                return Score(-divergence - paid, accuracy, measured)
+                if not math.isfinite(divergence):  # float16 overflowed: no policy to find
+                    return Score(-math.inf, measured=measured)
+                return Score(-divergence - paid, accuracy, measured, divergence=divergence)
             return Score(accuracy - paid, accuracy, measured)
         policy = batch[0]
         accuracy = self._racing.score(policy)

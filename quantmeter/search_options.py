@@ -43,8 +43,8 @@ class Scoring:
 
     Raises:
         QuantmeterError: if there is no such sensitivity or oracle, a proxy is to race, to be
-            refitted or to be trained, training is to race, or the policies, or those that a race
-            runs to the end, are too few for a refit.
+            refitted or to be trained, divergence is to race or to be trained, training is to race,
+            or the policies, or those that a race runs to the end, are too few for a refit.
     """
 
     reward: str = "accuracy"
@@ -101,7 +101,9 @@ class Scoring:
                 "the same optimum"
             )
         if self.refit and constraint == "weighted":
-            raise QuantmeterError("a refit is to accuracy alone: leave out --refit or --weight")
+            raise QuantmeterError(
+                "a refit is to scores that hold no costs: leave out --refit or --weight"
+            )
         if self.race and constraint in ("soft", "weighted"):
             raise QuantmeterError(
                 f"a race ranks by accuracy alone: leave out --race or --constraint {constraint}"

@@ -21,8 +21,9 @@ from quantmeter.explaining import explain, front_files
 from quantmeter.grouping import Grouping, check_groupable, group_channels, trained_from
 from quantmeter.journal import Journal
 from quantmeter.method_run import above_as_a_whole, configured, run_method, start_policy
-from quantmeter.preparing import Progress, check_reward, prepare
+from quantmeter.preparing import Progress, prepare
 from quantmeter.refitting import refitted
+from quantmeter.rewards import check_reward
 from quantmeter.run_folder import (
     POLICY,
     RunFolder,
@@ -297,10 +298,11 @@ def search(
             found = grouping.best
         if oracle is None:
             found = replace(found, test_accuracy=simulated_on_test(prepared, found.policy))
+        ended = run_to_the_end(result, scorer)
         explanation = explain(
             prepared,
             optimum,
-            ended := run_to_the_end(result, scorer),
+            ended,
             as_accuracies(ended, scorer),
             front=asked,
             refined=None if grouping is None else grouping.taken,

@@ -36,8 +36,7 @@ def imitate(
     allowed = problem.allowed_decisions[np.arange(len(problem.groups)), decisions[0]]
     if not tied or not allowed.all():
         raise PolicyError("the start policy breaks a tie or uses bits that are not supported")
-    is_open = environment.mask.sum(1) > 1
-    if not is_open.any():
+    if not (environment.mask.sum(1) > 1).any():
         return 1.0
     wanted = softened(problem, start, c.imitation_probability)
     entropy = -float((wanted * np.log(np.maximum(wanted, 1e-300))).sum())
@@ -45,31 +44,47 @@ def imitate(
     optimizer = torch.optim.Adam(agent.parameters(), lr=_LEARNING_RATE)
     recent = np.inf
     for step in range(c.imitation_steps):
-        loss = imitation_loss(agent, environment, _drawn(wanted, draw))
-        found = float(loss.detach()) * len(is_open) - entropy
-        recent = found if step == 0 else 0.8 * recent + 0.2 * found
-        if recent < _CLOSE * len(is_open):
+        log_p, is_open = _log_likelihood(agent, environment, _drawn(wanted, draw))
+        apart = -float((log_p.detach() * is_open).sum(0).mean()) - entropy
+        recent = apart if step == 0 else 0.8 * recent + 0.2 * apart
+        if recent < _CLOSE * len(wanted):
             break
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(-log_p[is_open].mean())
         optimizer.step()
     with torch.no_grad():
-        log_p = _log_likelihood(agent, environment, decisions)
-    return float(log_p[torch.from_numpy(is_open)].exp().mean())
+        log_p, is_open = _log_likelihood(agent, environment, decisions)
+    return float(log_p[is_open].exp().mean())
 
 
 def imitation_loss(agent: Agent, environment: AnyEnvironment, decisions: IndexArray) -> Tensor:
-    """Return the mean negative log-likelihood a step, in nats, of decisions (P, G)."""
-    return -_log_likelihood(agent, environment, decisions).mean()
+    """Return the mean negative log-likelihood of decisions (P, G), in nats.
+
+    Over the steps at which there is a choice; 0 if there is none.
+    """
+    log_p, is_open = _log_likelihood(agent, environment, decisions)
+    return -log_p[is_open].sum() / max(1, int(is_open.sum()))
 
 
-def _log_likelihood(agent: Agent, environment: AnyEnvironment, decisions: IndexArray) -> Tensor:
-    """Log-probabilities (steps, P) of decisions (P, G)."""
+def _log_likelihood(
+    agent: Agent, environment: AnyEnvironment, decisions: IndexArray
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (steps, P) of decisions (P, G), and where they were a choice (steps, P).
+
+    A step is none if one thing is allowed there, or what is taken is not.
+    """
     actions = environment.act(decisions)
-    states = torch.from_numpy(environment.replay(actions).features)
+    allowed = np.repeat(environment.mask[:, None], len(decisions), 1)
+    running = environment.begin(len(decisions))
+    for step, action in enumerate(actions.T):
+        if environment.mask_varies:
+            allowed[step] = running.allowed()
+        running.step(action.astype(np.intp))
     taken = torch.from_numpy(actions.T.astype(np.int64))[:, :, None]
-    log_p: Tensor = agent(states, mask_penalty(environment.mask)[:, None])
-    return log_p.gather(2, taken)[:, :, 0]
+    choice = torch.from_numpy(allowed)
+    is_open = (choice.sum(2) > 1) & choice.gather(2, taken)[:, :, 0]
+    log_p: Tensor = agent(torch.from_numpy(running.features), mask_penalty(allowed))
+    return log_p.gather(2, taken)[:, :, 0], is_open
 
 
 def _drawn(probabilities: FloatArray, draw: np.random.Generator) -> IndexArray:

@@ -40,9 +40,9 @@ def softened(problem: Problem, start: IndexArray, probability: float) -> FloatAr
     is_open = allowed.sum(1) > 1
     if not is_open.any():
         return allowed.astype(np.float64)
-    low, high = 1e-6, 1e6  # in units of the largest energy
+    low, high = 1e-15, 1e6  # in units of the largest energy
     scale = float(np.max(energy[allowed], initial=0.0)) or 1.0
-    for _ in range(60):
+    for _ in range(80):
         middle = np.sqrt(low * high)
         p = _boltzmann(energy, middle * scale)
         low, high = (middle, high) if p[own][is_open].mean() > probability else (low, middle)

@@ -117,6 +117,16 @@ def test_importing_a_package_loads_no_heavy_library(package: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_reading_a_command_line_loads_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom quantmeter.cli import build_parser\nbuild_parser()\n"
+        f"print(*[m for m in {sorted(HEAVY)!r} if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_every_package_is_installed() -> None:
     """An editable install finds packages that a wheel would leave out."""
     config = ConfigParser()

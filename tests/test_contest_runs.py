@@ -113,7 +113,7 @@ def test_scores_and_searches_by_other_code_are_not_taken_from_the_cache(
     assert ask() >= 3
 
 
-@pytest.mark.parametrize("changed", ["loss", "table", "zero-shot"])
+@pytest.mark.parametrize("changed", ["loss", "table", "zero-shot", "reward"])
 def test_a_search_of_another_problem_is_not_taken_from_the_cache(
     task: Task, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,13 +131,23 @@ def test_a_search_of_another_problem_is_not_taken_from_the_cache(
         metric = SIZE.metric
         table = problem.tables[metric]
         problem = replace(problem, tables={metric: replace(table, constant=table.constant + 1)})
-    else:
+    elif changed == "zero-shot":
         monkeypatch.setattr(contests, "ZERO_SHOT", "another")
-    replace(contest, problem=problem).search(method, 0, 1, start)
+    reward = "accuracy" if changed == "reward" else contest.reward
+    replace(contest, problem=problem, reward=reward).search(method, 0, 1, start)
     assert memory.found > known
     unchanged = memory.found
     replace(contest, problem=replace(problem)).search(method, 0, 1, start)
     assert memory.found == unchanged
+
+
+def test_searches_maximise_accuracy_or_closeness_to_the_float_network(task: Task) -> None:
+    contest = _contest(task, Memory())
+    low, high = np.full(21, 0, np.uint8), np.full(21, 4, np.uint8)
+    accuracy, divergence = contest.searched(low)
+    assert contest.evaluate(low[None])[0] == -divergence < 0
+    assert contest.evaluate(high[None])[0] > contest.evaluate(low[None])[0]
+    assert replace(contest, reward="accuracy").evaluate(low[None])[0] == accuracy
 
 
 def test_a_policy_above_the_budget_as_measured_counts_as_not_found(

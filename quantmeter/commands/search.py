@@ -26,7 +26,7 @@ from quantmeter.commands.options import (
 from quantmeter.commands.search_report import print_report
 from quantmeter.commands.search_training import add_training, training_of
 from quantmeter.files import write
-from quantmeter.preparing import REWARDS
+from quantmeter.rewards import REWARDS
 
 if TYPE_CHECKING:
     from quantmeter.workbench import Workbench

@@ -37,6 +37,9 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
     else:
         interval = f"[{test.low:.2%}, {test.high:.2%}]"
         out.print(f"accuracy: {searched}, {test.share:.2%} {interval} on the test images")
+    if found.divergence is not None:
+        told = f"{found.divergence:.4g} nats from the float network on the search images"
+        out.print(f"divergence: {told}", soft_wrap=whole)
     if report.trained is not None:
         if len(report.trained.candidates) > 1:
             out.print(candidates_table(report.trained))

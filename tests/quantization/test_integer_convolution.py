@@ -63,6 +63,25 @@ def test_a_processor_without_exact_kernels_simulates_the_same(
     np.testing.assert_array_equal(without.logits(policy, images), with_bytes)
 
 
+@needs_kernels
+def test_quantized_convolutions_are_convolved_as_bytes(
+    small: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, ...]] = []
+    run = IntegerConvolution.__call__
+
+    def counted(self: IntegerConvolution, x: torch.Tensor) -> torch.Tensor:
+        made.append(tuple(x.shape))
+        return run(self, x)
+
+    monkeypatch.setattr(IntegerConvolution, "__call__", counted)
+    small.simulation.logits(uniform(small.network, "w4a8"), small.images[:4])
+    assert len(made) == sum(layer.kind == "Conv" for layer in small.network.layers)
+    made.clear()
+    small.simulation.logits(uniform(small.network, "w4a32"), small.images[:4])
+    assert not made
+
+
 def test_blocks_of_a_large_network_hold_fewer_images(
     small: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

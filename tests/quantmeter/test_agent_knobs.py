@@ -58,14 +58,9 @@ def test_a_knob_is_given_once_to_a_method_that_has_it() -> None:
 
 
 def test_a_knob_that_decides_nothing_is_refused() -> None:
-    with pytest.raises(QuantmeterError, match="without elites"):
-        check_knobs(
-            {"elites": 0, "elite_weight": 1.0},
-            "reinforce",
-            "repair",
-            started=True,
-            inherited=False,
-        )
+    for knobs in ({"elites": 0, "elite_weight": 1.0}, {"elites": 3, "elite_weight": 0.0}):
+        with pytest.raises(QuantmeterError, match="no elites, or none that weigh"):
+            check_knobs(knobs, "reinforce", "repair", started=True, inherited=False)
     plain = {"started": False, "inherited": False}
     with pytest.raises(QuantmeterError, match="soft_rate needs --constraint soft"):
         check_knobs({"soft_rate": 1.0}, "reinforce", "repair", **plain)

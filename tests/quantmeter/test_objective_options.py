@@ -1,6 +1,7 @@
 """What budgets mean to a search, and agents that outlive it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from quantization.errors import BudgetError, PolicyError, QuantmeterError
 from quantmeter.data import Data
 from quantmeter.search_options import CONSTRAINTS, Objective, Scoring
 from quantmeter.searching import SearchReport, search
+from search.slope import measured_slope
 
 NETWORK = example_network()
 
@@ -57,7 +59,15 @@ def test_weighted_costs_count_beside_accuracy(data: Data, tmp_path: Path) -> Non
         assert line["score"] == pytest.approx(expected)
     best = max(lines, key=lambda line: line["score"])
     assert report.found.search_accuracy == best["accuracy"]
-    assert report.summary["certificate"]["slope"] is None, "scores are no accuracies"
+    slope = report.explanation.certificate.slope
+    assert slope is not None
+    plain = measured_slope(
+        [
+            replace(t, score=line["accuracy"])
+            for t, line in zip(report.result.trials, lines, strict=True)
+        ]
+    )
+    assert slope == plain, "of accuracies, not of scores"
 
 
 def test_an_agent_is_kept_and_continued(data: Data, tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from costmodels.table import FloatArray
 from costmodels.units import Metric
+from quantization.policy import IndexArray
 from search.agent import sample, seeded_agent
 from search.elites import Elites
 from search.environment import Environment
 from search.exact import solve
 from search.greedy import greedy_policy
-from search.imitation import imitate
-from search.reinforce import ReinforceConfig
+from search.imitation import imitate, imitation_loss
+from search.reinforce import Reinforce, ReinforceConfig
+from search.reinforce_config import Constraint
 from search.softened import softened
+from search.transfer import SavedAgent
 from tests.search.networks import RICH_CHOICES, deep, gated, problem
 
 TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
@@ -75,6 +79,35 @@ def test_elites_are_the_best_policies_by_what_was_sampled_for_them_first() -> No
     np.testing.assert_array_equal(elites.decisions, [[1, 1], [2, 2]])
     elites.take_in(sampled[1:2], became[1:2], np.array([4.0]))
     np.testing.assert_array_equal(elites.decisions, [[0, 1], [1, 1]])
+
+
+@pytest.mark.parametrize("constraint", ["repair", "soft"])
+def test_every_update_imitates_the_best_within_the_budgets(
+    constraint: Constraint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards have no gradient here: what becomes likely are the elites."""
+    made = problem(deep(), 1, TWO, choices=RICH_CHOICES)
+    kept: list[IndexArray] = []
+    take_in = Elites.take_in
+
+    def told(self: Elites, decisions: IndexArray, index: IndexArray, rewards: FloatArray) -> None:
+        assert made.feasible(index).all()
+        take_in(self, decisions, index, rewards)
+        kept.append(self.decisions)
+
+    monkeypatch.setattr(Elites, "take_in", told)
+    monkeypatch.setattr(
+        "search.reinforce.policy_loss", lambda agent, *_: 0.0 * agent.head.bias.sum()
+    )
+    agents: list[SavedAgent] = []
+    config = ReinforceConfig(episodes=400, hidden=32, constraint=constraint, learning_rate=1e-2)
+    Reinforce(config, trained=agents.append).search(
+        made, lambda index: -made.proxy_loss(index), evaluations=400, seed=0
+    )
+    environment = Environment(made, constraint)
+    agent, fresh = agents[0].agent(environment), seeded_agent(environment, 32, 0)
+    likely, before = (float(imitation_loss(a, environment, kept[-1])) for a in (agent, fresh))
+    assert likely < 0.9 * before, "else nothing moves the agent"
 
 
 def test_without_places_nothing_is_elite() -> None:
