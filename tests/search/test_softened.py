@@ -106,7 +106,8 @@ def test_every_update_imitates_the_best_within_the_budgets(
     )
     environment = Environment(made, constraint)
     agent, fresh = agents[0].agent(environment), seeded_agent(environment, 32, 0)
-    likely, before = (float(imitation_loss(a, environment, kept[-1])) for a in (agent, fresh))
+    with torch.no_grad():
+        likely, before = (float(imitation_loss(a, environment, kept[-1])) for a in (agent, fresh))
     assert likely < 0.9 * before, "else nothing moves the agent"
 
 
