@@ -12,7 +12,9 @@ def divergences(reference: Float32Array, found: Float32Array) -> FloatArray:
     """Return the Kullback-Leibler divergence of each image's class probabilities, (N,), in nats.
 
     Args:
-        reference: logits (N, classes); further axes count as classes.
+        reference: logits (N, classes); further axes count as classes. Probabilities, as networks
+            that end in a softmax give, are taken for logits: the order of policies is nearly that
+            of the divergence, its size is not.
         found: likewise, of what stands in for the reference.
     """
     p, q = (log_softmax(logits.reshape(len(logits), -1)) for logits in (reference, found))
