@@ -51,8 +51,8 @@ _METHODS = (
     _Row("greedy", "greedy", "proxy"),
     _Row("exact (MILP)", "exact", "proxy"),
     _Row("REINFORCE, proxy", "reinforce", "proxy"),
-    _Row("REINFORCE, accuracy", "reinforce", "accuracy", warm=True),
-    _Row("random, accuracy", "random", "accuracy"),
+    _Row("REINFORCE, KL", "reinforce", "kl", warm=True),
+    _Row("random, KL", "random", "kl"),
 )
 
 Progress = Callable[[float, str], None]
@@ -66,7 +66,7 @@ class DemoOptions:
 
     Args:
         seconds: of measuring the latency table.
-        episodes: accuracy evaluations of REINFORCE, and of random search.
+        episodes: policies that REINFORCE, and random search, run on the search images.
         proxy_episodes: evaluations of the proxy loss by REINFORCE.
         images: of the search part that are looked at; None for all.
         blocks: turns of each candidate in the final timing.
@@ -193,7 +193,7 @@ def _costs(latency: CostTable) -> Costs:
 
 def _search(prepared: Prepared, options: DemoOptions, bar: Bar) -> tuple[list[Found], Solution]:
     optimum = solve(prepared.problem)
-    episodes = {"accuracy": options.episodes, "proxy": options.proxy_episodes}
+    episodes = {"kl": options.episodes, "proxy": options.proxy_episodes}
     rows: list[Found] = []
     greedy: IndexArray | None = None
     for row in _METHODS:
