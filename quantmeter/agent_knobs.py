@@ -94,15 +94,8 @@ def check_knobs(
         raise QuantmeterError(f"--method {method} has no agent: leave out --agent")
     if inherited and "hidden" in knobs:
         raise QuantmeterError("the agents of --init-from have their size: leave out --agent hidden")
-    if (
-        "elites" in knobs
-        and "elite_weight" in knobs
-        and 0
-        in (
-            knobs["elites"],
-            knobs["elite_weight"],
-        )
-    ):
+    elite = [knobs[name] for name in ("elites", "elite_weight") if name in knobs]
+    if len(elite) == 2 and 0 in elite:
         raise QuantmeterError("no elites, or none that weigh: leave out elites or elite_weight")
     for name in knobs:
         if name.startswith("soft_") and constraint != "soft":
