@@ -350,4 +350,4 @@ def _saturated(steps: torch.Tensor, grid: AffineGrid) -> torch.Tensor:
     if grid.bits > 8:
         return integers
     integers = integers.add_(grid.zero_point) if grid.zero_point else integers
-    return integers.to(torch.int16).to(torch.uint8)  # four times as fast as at once
+    return integers.to(torch.int16).to(torch.uint8)  # quicker than at once

@@ -112,7 +112,8 @@ def _nothing_found(method: str, result: SearchResult) -> str:
     if not methods.METHODS[method].iterative:
         return above_as_a_whole(method)
     return (
-        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole; "
+        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole, or "
+        "their answers are no numbers; "
         "give more --episodes or a larger budget"
     )
 

@@ -215,7 +215,7 @@ class Scorer:
             accuracy = float(self._oracle.accuracy(batch)[0])
             if self._reward == "kl":
                 divergence = float(self._prepared.oracle.divergence(batch)[0])
-                if not math.isfinite(divergence):  # float16 overflowed: no policy to find
+                if not math.isfinite(divergence):  # float16 overflowed: as good as never
                     return Score(-math.inf, measured=measured)
                 return Score(-divergence - paid, accuracy, measured, divergence=divergence)
             return Score(accuracy - paid, accuracy, measured)

@@ -79,13 +79,6 @@ class Environment:
         """Return `rollouts` rollouts before their first step."""
         return Rollouts(self, rollouts)
 
-    def replay(self, actions: IndexArray) -> "Rollouts":
-        """Return the complete rollouts that take `actions`, (P, steps)."""
-        rollouts = self.begin(len(actions))
-        for action in actions.T:
-            rollouts.step(action.astype(np.intp))
-        return rollouts
-
     def decide(self, actions: IndexArray) -> IndexArray:
         """Return the decisions (P, G) that actions (P, steps) amount to: here the same."""
         return actions

@@ -62,5 +62,5 @@ def _rate(loss: FloatArray, share: FloatArray, allowed: BoolArray) -> float:
 
 
 def _boltzmann(energy: FloatArray, temperature: float) -> FloatArray:
-    p = np.exp(-(energy - energy.min(1, keepdims=True)) / temperature)
+    p = np.exp(-energy / temperature)  # the start has energy 0
     return np.asarray(p / p.sum(1, keepdims=True))

@@ -63,13 +63,6 @@ class StagedEnvironment:
         """Return `rollouts` rollouts before their first step."""
         return StagedRollouts(self, rollouts)
 
-    def replay(self, actions: IndexArray) -> "StagedRollouts":
-        """Return the complete rollouts that take `actions`, (P, 2 G)."""
-        rollouts = self.begin(len(actions))
-        for action in actions.T:
-            rollouts.step(action.astype(np.intp))
-        return rollouts
-
     def decide(self, actions: IndexArray) -> IndexArray:
         """Return the decisions (P, G) that actions (P, 2 G) amount to."""
         pairs = actions.reshape(len(actions), -1, 2)

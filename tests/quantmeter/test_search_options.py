@@ -13,7 +13,7 @@ from costmodels.table import FloatArray
 from costmodels.units import Metric
 from quantization.bits import parse_choices
 from quantization.errors import QuantmeterError
-from quantization.policy import Policy
+from quantization.policy import Policy, PolicyBatch
 from quantmeter.cli import build_parser
 from quantmeter.commands import search as command
 from quantmeter.commands import search_report
@@ -28,6 +28,7 @@ from quantmeter.searching import SearchReport, search
 from quantmeter.workbench import open_workbench
 from search.exact import UnsolvedError, solve
 from search.methods import METHODS
+from search.oracle import PostTrainingOracle
 from search.racing import RacingOracle
 from search.searcher import SearchResult
 from search.sensitivity import SENSITIVITIES
@@ -238,6 +239,34 @@ def test_divergence_is_maximised_downwards_and_accuracies_are_told_with_it(
     of_accuracies = run(data, episodes=30, front="latency=3").explanation.certificate.slope
     assert report.explanation.certificate.slope == of_accuracies, "the same policies were tried"
     assert 0 < report.summary["front"]["hypervolume"] < 1, "over accuracy"
+
+
+def test_divergences_are_read_back_and_what_answers_no_numbers_is_rejected(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    whole = run(data, scoring=Scoring("kl"))
+    divergence = PostTrainingOracle.divergence
+    asked: list[float] = []
+
+    def told(self: PostTrainingOracle, policies: PolicyBatch) -> FloatArray:
+        asked.append(float(divergence(self, policies)[0]))
+        return np.array([np.nan if len(asked) == 1 else asked[-1]])
+
+    monkeypatch.setattr(PostTrainingOracle, "divergence", told)
+    with monkeypatch.context() as patch:
+        patch.setattr("quantmeter.searching.explain", fail)
+        with pytest.raises(MemoryError):
+            run(data, scoring=Scoring("kl"), out=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [line["rejected"] for line in lines] == [True] + [False] * 14
+    assert [line["divergence"] for line in lines[1:]] == asked[1:]
+    again = run(data, scoring=Scoring("kl"), out=tmp_path)
+    assert again.read_back == len(asked) == 15, "nothing is scored again"
+    assert again.found.divergence == min(asked[1:])
+    assert whole.found.divergence == min(asked)
 
 
 @pytest.mark.parametrize(

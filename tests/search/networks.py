@@ -14,7 +14,10 @@ from quantization.bits import BitWidths, formats_of, parse_choices
 from quantization.network import Network
 from quantization.policy import IndexArray
 from quantization.reading import read_network
+from search.agent import AnyEnvironment
+from search.environment import Rollouts
 from search.problem import Problem
+from search.staged import StagedRollouts
 
 
 class Graph:
@@ -210,6 +213,14 @@ def problem(
     budgets = {m: float(f * totals[m][0]) for m, f in fractions.items()}
     budgets = {m: b if np.isfinite(b) else 1.0 for m, b in budgets.items()}
     return Problem(network, tuple(choices), tables, budgets, loss)
+
+
+def replayed(environment: AnyEnvironment, actions: IndexArray) -> Rollouts | StagedRollouts:
+    """Return the complete rollouts that take `actions`, (P, steps)."""
+    rollouts = environment.begin(len(actions))
+    for action in actions.T:
+        rollouts.step(action.astype(np.intp))
+    return rollouts
 
 
 def every_policy(given: Problem) -> IndexArray:

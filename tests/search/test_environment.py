@@ -17,6 +17,7 @@ from tests.search.networks import (
     chain,
     every_policy,
     problem,
+    replayed,
     residual,
 )
 
@@ -25,7 +26,7 @@ TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
 
 def assert_costs_add_up(given: Problem) -> None:
     index = every_policy(given)
-    rollouts = Environment(given).replay(given.decide(index))
+    rollouts = replayed(Environment(given), given.decide(index))
     priced = given.costs(index)
     for column, metric in enumerate(given.budgets):
         np.testing.assert_allclose(rollouts.spent[:, column], priced[metric], rtol=1e-12)
@@ -136,7 +137,7 @@ def test_no_policy_pays_less_than_what_is_still_needed_at_best(network, seed, on
     index = given.expand(given.decide(every_policy(given)))
     index = index[given.allowed[np.arange(index.shape[1]), index].all(1)]
     rollouts = environment.begin(len(index))
-    total = environment.replay(given.decide(index)).spent
+    total = replayed(environment, given.decide(index)).spent
     for step, choice in enumerate(given.decide(index).T):
         least = rollouts.spent + environment.needed[step]
         assert (least <= total * (1 + 1e-9) + 1e-12).all()

@@ -9,7 +9,7 @@ from search.environment import Environment
 from search.exact import solve
 from search.reinforce import Reinforce, ReinforceConfig
 from search.staged import StagedEnvironment
-from tests.search.networks import every_policy, problem, residual
+from tests.search.networks import every_policy, problem, replayed, residual
 
 TWO = {Metric.LATENCY: 0.7, Metric.SIZE: 0.6}
 GRID = parse_choices("w4a4,w4a8,w8a4,w8a8,fp16,w32a32")
@@ -50,8 +50,8 @@ def test_the_second_step_sees_the_weights_and_the_first_what_whole_choices_see()
     given = made()
     decisions = given.decide(every_policy(given))[::500]
     staged, whole = StagedEnvironment(given), Environment(given)
-    features = staged.replay(staged.act(decisions)).features
-    expected = whole.replay(decisions).features
+    features = replayed(staged, staged.act(decisions)).features
+    expected = replayed(whole, decisions).features
     length = whole.feature_count
     for second in (0, 1):
         np.testing.assert_array_equal(features[second::2, :, :length], expected)
