@@ -175,6 +175,7 @@ class Exporter:
         return self.options.pack and bits.weight_widths[0] < 8
 
     def _parts(self, policy: Policy, corrections: Corrections) -> list[bytes]:
+        policy.check(self.network)
         chosen = formats(self.network, policy)
         for layer in self.network.layers:
             if reason := not_deployable(layer, bits := policy[layer.name], self.target):

@@ -144,10 +144,12 @@ def format_codes(
 def formats(network: Network, policy: Policy) -> Formats:
     """Return the format of every tensor and glue operator of `network` under `policy`.
 
+    Ties play no part: the sensitivity of a tied layer is that of the layer alone.
+
     Raises:
-        PolicyError: if the policy does not fit the network.
+        PolicyError: if the policy does not fit the network's layers.
     """
-    policy.check(network)
+    policy.check_layers(network)
     choices = sorted({policy[name] for name in network.layer_names})
     known = formats_of(choices)
     column = [[choices.index(policy[name])] for name in network.layer_names]

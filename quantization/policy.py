@@ -47,20 +47,28 @@ class Policy:
         return self.layers.get(layer, FLOAT32)
 
     def check(self, network: Network) -> None:
-        """Raise unless layers and options are known, channel groups fit, and ties are respected.
+        """Raise unless the policy is one of `network`: see `check_layers`, and ties are respected.
 
         Raises:
-            PolicyError: for an unknown layer or option (names close matches), channel groups of a
-                layer that has other channels or none, or unequal bits in a tie.
+            PolicyError: as `check_layers`, or for unequal bits in a tie.
+        """
+        self.check_layers(network)
+        for tie in network.ties:
+            if len({self[name] for name in tie}) > 1:
+                given = ", ".join(f"{name}={self[name]}" for name in tie)
+                raise PolicyError(f"tied layers must get equal bits: {given}")
+
+    def check_layers(self, network: Network) -> None:
+        """Raise unless layers and options are known, and channel groups fit.
+
+        Raises:
+            PolicyError: for an unknown layer or option (names close matches), or channel groups of
+                a layer that has other channels or none.
         """
         check_options(self.options)
         for name, bits in self.layers.items():
             if misfit := misfit_of(network.layer(name), bits):
                 raise PolicyError(f"layer {name!r}: {misfit}")
-        for tie in network.ties:
-            if len({self[name] for name in tie}) > 1:
-                given = ", ".join(f"{name}={self[name]}" for name in tie)
-                raise PolicyError(f"tied layers must get equal bits: {given}")
 
     def to_json(self) -> str:
         """Return the policy as the text of a policy file."""
