@@ -48,6 +48,8 @@ from search.sensitivity import measure_sensitivity
 CHOICES = parse_choices("w2a8,w3a8,w4a8,w6a8,w8a8")
 UNIFORM = BitWidths(3, 8)
 _CALIBRATION = 512
+MOST = 0.002
+"""Most by which the accuracies of an exported file and its torch network may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,18 +114,20 @@ def file_accuracy(model: bytes, examples: Examples) -> float:
     return float(np.mean(np.array(found) == examples.labels))
 
 
-def report(name: str, in_torch: float, in_file: float, count: int) -> None:
-    """Print one row; the interval is that of the file's accuracy."""
+def report(name: str, in_torch: float, in_file: float, count: int) -> bool:
+    """Print one row; the interval is that of the file's accuracy. Return whether both match."""
     interval = Interval.wilson(round(in_file * count), count)
     print(
         f"{name:<22} torch {in_torch:7.2%}   file {in_file:7.2%} "
         f"[{interval.low:.2%}, {interval.high:.2%}]   differ by {abs(in_torch - in_file):.2%}",
         flush=True,
     )
+    return round(abs(in_torch - in_file) * count) <= max(MOST * count, 1)
 
 
-def run(subject: Subject, phases: tuple[Recipe, Recipe], seed: int, policy: Policy | None) -> None:
-    """Print the whole comparison."""
+def run(subject: Subject, phases: tuple[Recipe, Recipe], seed: int, policy: Policy | None) -> bool:
+    """Print the whole comparison; return whether the files of trained weights match torch."""
+    matches = []
     count = min(_CALIBRATION, len(subject.train) // 2)
     calibration = subject.train.drawn(count, seed).images
     ranges = collect_ranges(subject.network, calibration)
@@ -166,11 +170,15 @@ def run(subject: Subject, phases: tuple[Recipe, Recipe], seed: int, policy: Poli
         )
         epochs = recipe.epochs * min(recipe.images or len(subject.train), len(subject.train))
         name = f"phase {number}, {epochs / len(subject.train):.1f} epochs"
-        report(name, accuracy(network, test), file_accuracy(freeze(network).build(), test), count)
+        in_file = file_accuracy(freeze(network).build(), test)
+        matches.append(report(name, accuracy(network, test), in_file, count))
+    told = "files of trained weights match" if all(matches) else "A FILE OF TRAINED WEIGHTS DIFFERS"
+    print(f"{told}: {100 * MOST:g} points at most, or one image")
+    return all(matches)
 
 
-def main() -> None:
-    """Read the arguments and run."""
+def main() -> int:
+    """Run what the command line asks for; return 0 if the files of trained weights match."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -190,8 +198,8 @@ def main() -> None:
     )
     policy = None if arguments.policy is None else Policy.read(arguments.policy)
     subject = digits() if arguments.quick else fashion(arguments.network)
-    run(subject, (first, second), arguments.seed, policy)
+    return 0 if run(subject, (first, second), arguments.seed, policy) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from benchmarks.certificate import REPAIR_ALONE, Row, learning_adds
 from benchmarks.certificate import failures as certificate_failures
 from benchmarks.noise import exceeds
 from benchmarks.policy_error import Result
+from benchmarks.qat import report
 from benchmarks.transfer import misses
 from costmodels.prediction_error import PredictionError
 
@@ -30,6 +31,16 @@ def test_a_network_meets_all_targets_or_misses(
     errors = {"total": PredictionError(error, near, 0.9)}
     width = None if covered is None else 0.05
     assert Result("any", 100, 60, noise, errors, width, covered, 1e-3, 60.0).met is met
+
+
+@pytest.mark.parametrize(
+    ("in_file", "count", "matches"),
+    [(0.902, 10_000, True), (0.9022, 10_000, False), (0.91, 100, True), (0.92, 100, False)],
+)
+def test_an_exported_file_matches_within_two_tenths_of_a_point_or_one_image(
+    in_file: float, count: int, matches: bool
+) -> None:
+    assert report("any", 0.9, in_file, count) is matches
 
 
 def test_one_session_against_itself_is_judged_without_the_floor() -> None:
