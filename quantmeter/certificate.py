@@ -170,17 +170,19 @@ def _bits(group: GroupBits | None) -> tuple[str, str, str]:
 def front_table(points: Sequence[FrontPoint], metric: Metric, unit: Unit) -> Table:
     """Return one row for each budget of a front: the exact optimum, and the run's best trial."""
     found = [point.solution for point in points]
+    scores = ("" if p.score is None else f"{p.score:.4g}" for p in points)
     optima = (f"{s.loss:.4g}" + ("" if s.proven else " (not proven)") for s in found)
     columns = [
         Column("budget", tuple(format_quantity(point.budget, unit) for point in points)),
         Column("proxy\noptimum", tuple(optima)),
+        Column("its\nscore", tuple(scores)),
         Column("costs", tuple(format_quantity(s.costs[metric], unit) for s in found)),
     ]
     trials = [point.trial for point in points]
     if any(trials):
         costs = ("" if t is None else format_quantity(t.costs[metric], unit) for t in trials)
         columns += [
-            Column("best\nscore", tuple("none" if t is None else f"{t.score:.4g}" for t in trials)),
+            Column("best\ntried", tuple("none" if t is None else f"{t.score:.4g}" for t in trials)),
             Column("its proxy\nloss", tuple("" if t is None else f"{t.loss:.4g}" for t in trials)),
             Column("costs", tuple(costs)),
         ]

@@ -125,6 +125,7 @@ class DemoResult:
     def _layers(self) -> Iterator[Mapping[str, Any]]:
         """Per layer: cost at each choice in each metric, and sensitivity."""
         problem, sensitivity = self.prepared.problem, self.prepared.sensitivity
+        assert sensitivity is not None
         tables = {**problem.tables, Metric.LATENCY: self.table}
         for i, layer in enumerate(self.prepared.bench.network.layers):
             yield {

@@ -1,5 +1,6 @@
 """One search method run on what was prepared, and what to say where it finds nothing."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,6 +22,8 @@ from search.searcher import Searcher, SearchResult, Trial
 
 if TYPE_CHECKING:
     from search.transfer import SavedAgent
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def configured(
@@ -129,11 +132,18 @@ def above_as_a_whole(method: str) -> str:
 def start_policy(problem: Problem, optimum: Solution, warm: str | None) -> IndexArray | None:
     """Return the policy that a search starts from, (L,).
 
-    None to start cold, or if greedy search finds nothing within the budgets.
+    None to start cold, or if greedy search finds nothing within the budgets, which is logged.
     """
     if warm is None:
         return None
     if warm == "exact":
         return optimum.index
     found = greedy_policy(problem)
-    return None if found is None else found[0]
+    if found is None:
+        _LOGGER.warning(
+            "greedy search finds nothing within the budgets: the search starts cold; --warm exact "
+            "starts from the optimum of the proxy loss"
+        )
+        return None
+    index: IndexArray = found[0]
+    return index

@@ -14,6 +14,7 @@ from quantization.bits import BitWidths
 from quantization.errors import BudgetError, DataError
 from quantization.network import Network
 from quantization.policy import IndexArray, Policy, PolicyBatch
+from quantization.ties import resolve_ties
 from quantmeter.costs import Costs
 from quantmeter.workbench import Workbench
 from search.budgets import BudgetRequest
@@ -30,7 +31,7 @@ from search.sensitivity import (
 )
 
 _TOLD = ("kl", "accuracy-drop")
-"""The sensitivities that every run tells: those of `search.sensitivity.Sensitivity`, in order."""
+"""The sensitivities that runs tell: those of `search.sensitivity.Sensitivity`, in order."""
 
 Progress = Callable[[float, str], None]
 
@@ -43,7 +44,7 @@ class Prepared:
         bench: network and data.
         costs: what prices which metric.
         problem: choices, tables, budgets and proxy loss: the sum of the layers' sensitivities.
-        sensitivity: of each layer at each choice.
+        sensitivity: of each layer at each choice; None where only the proxy's was measured.
         proxy: name of the sensitivity that the proxy loss sums up.
         oracle: accuracy on the search part.
     """
@@ -51,7 +52,7 @@ class Prepared:
     bench: Workbench
     costs: Costs
     problem: Problem
-    sensitivity: Sensitivity
+    sensitivity: Sensitivity | None
     oracle: PostTrainingOracle
     proxy: str = SENSITIVITIES[0]
 
@@ -72,6 +73,7 @@ def prepare(
     *,
     ties: Sequence[Sequence[str]] = (),
     sensitivity: str = SENSITIVITIES[0],
+    told: bool = True,
     kept: Path | None = None,
     progress: Progress = lambda _share, _what: None,
 ) -> Prepared:
@@ -82,9 +84,11 @@ def prepare(
         costs: what prices which metric.
         budgets: at most one per metric.
         choices: bit-widths; float32 is what relative budgets refer to and need not be among them.
-        ties: groups of layers that must get equal bits; they bind the problem only, since
-            sensitivities are those of single layers.
+        ties: groups of layers that must get equal bits, beside the network's own
+            (`quantization.ties.resolve_ties`).
         sensitivity: name of the one that the proxy loss sums up, see `search.sensitivity`.
+        told: whether those that every run tells are measured too; each runs every layer at every
+            choice.
         kept: folder of sensitivities: what was measured on the same setting is not measured again.
         progress: called with the share done and what is being done.
 
@@ -104,17 +108,18 @@ def prepare(
     tables = costs.tables(network, tuple(choices))
     limits = {b.metric: _limit(b, tables[b.metric], network, costs) for b in budgets}
     shape = (len(network.layers), len(choices))
-    tied = network.tied(ties) if ties else network
+    tied = network.tied(resolve_ties(network, ties))
     try:  # fails early, with the minimum reachable, if the budgets cannot be met
         solve(Problem(tied, tuple(choices), tables, limits, np.zeros(shape)))
     except (BudgetError, UnsupportedChoiceError) as error:
         raise type(error)(f"{error}{_not_exported(tables)}") from None
     setting = Setting(bench.simulation, choices, images, labels, bench.seed, progress)
-    measured = measure(dict.fromkeys((*_TOLD, sensitivity)), setting, kept)
+    names = (*_TOLD, sensitivity) if told else (sensitivity,)
+    measured = measure(dict.fromkeys(names), setting, kept)
     problem = Problem(tied, tuple(choices), tables, limits, as_loss(measured[sensitivity]))
     oracle = PostTrainingOracle(bench.simulation, images, labels)
-    told = Sensitivity(*(measured[name] for name in _TOLD))
-    return Prepared(bench, costs, problem, told, oracle, sensitivity)
+    beside = Sensitivity(*(measured[name] for name in _TOLD)) if told else None
+    return Prepared(bench, costs, problem, beside, oracle, sensitivity)
 
 
 def _limit(budget: BudgetRequest, table: CostTable, network: Network, costs: Costs) -> float:

@@ -18,6 +18,7 @@ from quantmeter.search_options import Scoring
 from search.budgets import BudgetRequest
 from search.exact import Solution
 from search.oracle import Interval, count_right
+from search.pareto import trial_to_dict
 from search.searcher import SearchResult
 
 
@@ -169,6 +170,8 @@ def summarize(
             "policy": json.loads(prepared.policy(optimum.index).to_json()),
         },
         "patterns": explanation.patterns.to_dict(),
+        "archive": [trial_to_dict(problem, trial) for trial in result.archive],
+        "pareto": explanation.pareto.to_dict(),
         "front": None if explanation.front is None else explanation.front.to_dict(),
         "unsolved": explanation.unsolved,
         "sensitivity": _sensitivities(prepared),
@@ -179,13 +182,15 @@ def summarize(
 
 
 def _sensitivities(prepared: Prepared) -> dict[str, dict[str, dict[str, float]]]:
-    """By layer and bits: what every run tells, and what the proxy loss sums up."""
+    """By layer and bits: what runs tell, and what the proxy loss sums up."""
     problem, told = prepared.problem, prepared.sensitivity
     found: dict[str, dict[str, dict[str, float]]] = {}
     for i, name in enumerate(prepared.bench.network.layer_names):
         found[name] = {}
         for k, bits in enumerate(problem.choices):
-            cell = {"kl": float(told.kl[i, k]), "accuracy_drop": float(told.drop[i, k])}
+            cell = {}
+            if told is not None:
+                cell = {"kl": float(told.kl[i, k]), "accuracy_drop": float(told.drop[i, k])}
             if np.isfinite(problem.loss[i, k]):  # where the choice is supported
                 cell["proxy_loss"] = float(problem.loss[i, k])
             found[name][str(bits)] = cell

@@ -80,7 +80,6 @@ def open_totals(
     context: BackendContext,
     budgets: Sequence[BudgetRequest],
     network: Network,
-    front: Metric | None = None,
 ) -> Totals:
     """Read ``--totals``: what prices whole policies, and what they may cost.
 
@@ -91,16 +90,15 @@ def open_totals(
         context: of the backend; policies are timed briefly.
         budgets: of the search.
         network: the network.
-        front: the cost that a front sweeps, which is read off the totals with or without a budget.
 
     Raises:
         BackendError: if there is no such backend, or it prices no metric.
-        BudgetError: if no budget and no front is in a metric that it prices, or a budget is in a
-            unit that it does not answer in.
+        BudgetError: if no budget is in a metric that it prices, or one is in a unit that it does
+            not answer in.
     """
     brief = replace(context, brief=True, progress=lambda _share, _what: None)
     models = dict(parse_costs([text], brief, exported=False).models)
-    if models.keys().isdisjoint({front, *(budget.metric for budget in budgets)}):
+    if models.keys().isdisjoint({budget.metric for budget in budgets}):
         priced = " and ".join(sorted(models))
         raise BudgetError(
             f"--totals {text} prices {priced}, which no budget limits: add --budget "
@@ -183,6 +181,13 @@ class Scorer:
             known,
             weights=self._weights,
             oracle=self._oracle,
+        )
+
+    def without_limits(self) -> "Scorer":
+        """Return what scores alike, all to the end, whatever a policy costs as a whole."""
+        known = {row: s for row, s in self._known.items() if not (s.rejected or s.abandoned)}
+        return Scorer(
+            self._prepared, self._reward, None, known, weights=self._weights, oracle=self._oracle
         )
 
     def __call__(self, index: IndexArray) -> FloatArray:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,9 @@ from search.sensitivity import SENSITIVITIES, check_sensitivity
 
 if TYPE_CHECKING:
     from search.transfer import SavedAgent
+
+ZERO_SHOT = "zero-shot"
+"""The method that looks at no quantized network."""
 
 PTQ, QAT = ORACLES = ("ptq", "qat")
 """What finds the accuracy of a policy: post-training quantization, or training."""
@@ -31,7 +34,8 @@ class Scoring:
         reward: ``accuracy`` on the search part; ``kl``, the negative mean divergence of the class
             probabilities from the float network's there, which needs no labels; or ``proxy``, the
             negative proxy loss.
-        sensitivity: what the proxy loss sums up over the layers, see `search.sensitivity`.
+        sensitivity: what the proxy loss sums up over the layers, see `search.sensitivity`; None
+            for the default of the method (`for_method`).
         race: score on growing parts of the images, and abandon a policy once so many better ones
             beat it (`search.racing`); 0 runs every policy on all of them.
         totals: backend that prices each tried policy as a whole, such as ``ort``, which builds and
@@ -48,14 +52,15 @@ class Scoring:
     """
 
     reward: str = "accuracy"
-    sensitivity: str = SENSITIVITIES[0]
+    sensitivity: str | None = None
     race: int = 0
     totals: str | None = None
     refit: int = 0
     oracle: str = PTQ
 
     def __post_init__(self) -> None:
-        check_sensitivity(self.sensitivity)
+        if self.sensitivity is not None:
+            check_sensitivity(self.sensitivity)
         if self.reward == "proxy" and self.refit:
             raise QuantmeterError(
                 "the reward proxy has nothing to be refitted to: leave out --refit"
@@ -85,6 +90,14 @@ class Scoring:
                 f"--oracle {QAT} takes its time to train, not to score: leave out --race"
             )
 
+    def for_method(self, method: str) -> "Scoring":
+        """Return it with the sensitivity that `method` has by default, if none is named.
+
+        Zero-shot takes gradients of the float network, for which no quantized network is run.
+        """
+        default = "fisher" if method == ZERO_SHOT else SENSITIVITIES[0]
+        return replace(self, sensitivity=self.sensitivity or default)
+
     def check(self, method: str, episodes: int, constraint: str) -> None:
         """Raise unless a search by `method` under `constraint` can score so.
 
@@ -95,7 +108,7 @@ class Scoring:
             raise QuantmeterError(
                 f"--refit {self.refit} leaves nothing of {episodes} episodes: give more --episodes"
             )
-        if self.refit and method == "zero-shot":
+        if self.refit and method == ZERO_SHOT:
             raise QuantmeterError(
                 "zero-shot scores nothing, so it has no refit: take --method exact, which finds "
                 "the same optimum"

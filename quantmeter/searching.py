@@ -11,9 +11,10 @@ from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
 from quantization.bits import BitWidths
-from quantization.errors import BudgetError, DataError, PolicyError, QuantmeterError
+from quantization.errors import BudgetError, DataError, QuantmeterError
 from quantization.network import Network
 from quantization.ranges import RANGE_METHODS, RangeMethod
+from quantization.ties import resolve_ties
 from quantmeter.agent_knobs import check_knobs, parse_knobs
 from quantmeter.costs import measuring_device, parse_costs
 from quantmeter.data import Data
@@ -39,6 +40,7 @@ from quantmeter.search_options import (
     AGENT,
     PTQ,
     QAT,
+    ZERO_SHOT,
     Objective,
     Scoring,
     check_start,
@@ -112,7 +114,8 @@ def search(
             a width of its own, where that saves proxy loss within the budgets; the result if it
             scores better. See `quantmeter.grouping`.
         choices: bit-widths; None for those of what is priced (`Target.default_choices`).
-        ties: groups of layers that must get equal bits.
+        ties: groups of layers that must get equal bits, beside the network's own; ``("residual",)``
+            stands for all that are added up (`quantization.ties`).
         ranges: how activation ranges are chosen; policies carry it as their option ``ranges``.
             ``best`` measures it, for weights too: see `Workbench.with_best_ranges`.
         threads: of a measuring backend.
@@ -135,7 +138,9 @@ def search(
     """
     methods.make_searcher(method)  # says at once that there is no such method
     check_start(warm, method)
-    scoring, objective = scoring or Scoring(), objective or Objective()
+    scoring = (scoring or Scoring()).for_method(method)
+    assert scoring.sensitivity is not None
+    objective = objective or Objective()
     training = training or Training()
     objective.check(method)
     scoring.check(method, episodes, objective.constraint)
@@ -164,9 +169,7 @@ def search(
         bench = open_workbench(model, data, seed=seed, ranges=method_of_ranges)
     if bench.data is None:
         raise DataError("a search needs images: give --data DATA.npz")
-    if short := [tie for tie in ties if len(set(tie)) < 2]:
-        raise PolicyError(f"a tie names at least two layers, not {','.join(short[0]) or 'none'}")
-    bench.network.tied(ties)  # says at once that there is no such layer
+    ties = resolve_ties(bench.network, ties)
     context = BackendContext(
         threads=threads,
         seconds=seconds,
@@ -184,8 +187,7 @@ def search(
         costs.model(asked.metric)  # says at once that nothing prices it
     whole = None
     if scoring.totals is not None:
-        swept = None if asked is None else asked.metric
-        whole = open_totals(scoring.totals, context, requests, bench.network, swept)
+        whole = open_totals(scoring.totals, context, requests, bench.network)
     choices = costs.target.default_choices if choices is None else choices
     measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
     request = {  # what no run had before it was invented is None where it is not asked for
@@ -235,6 +237,7 @@ def search(
             choices,
             ties=ties,
             sensitivity=scoring.sensitivity,
+            told=method != ZERO_SHOT,
             kept=None if store is None else store.with_suffix(".sensitivities"),
             progress=progress,
         )
@@ -305,6 +308,7 @@ def search(
             ended,
             as_accuracies(ended, scorer),
             front=asked,
+            scorer=scorer,
             refined=None if grouping is None else grouping.taken,
         )
         trained: Trained | None = None

@@ -10,13 +10,11 @@ from quantization.errors import DataError, QuantmeterError
 from quantmeter.run_folder import data_digest
 from quantmeter.search_options import QAT, Scoring
 from quantmeter.workbench import Workbench
+from search.archive import KEPT
 
 if TYPE_CHECKING:
     from quantization.qat.training import Recipe
     from search.qat_oracle import QatOracle
-
-_MOST = 32
-"""Policies that a search keeps (`search.archive`), best first."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class Training:
             QuantmeterError: if options contradict each other.
         """
         self._check_numbers()
-        if self.fine_tune > _MOST:
-            raise QuantmeterError(f"a search keeps its {_MOST} best: --fine-tune {_MOST} at most")
+        if self.fine_tune > KEPT:
+            raise QuantmeterError(f"a search keeps its {KEPT} best: --fine-tune {KEPT} at most")
         if self.fine_tune and not exported:
             raise QuantmeterError("--fine-tune exports what it trained: leave out --no-export")
         if self.fine_tune_epochs is not None and not self.fine_tune:

@@ -9,6 +9,9 @@ from quantization.policy import IndexArray
 from search.problem import Problem
 from search.searcher import Evaluate, Progress, Record, SearchResult, Trial
 
+KEPT = 32
+"""Policies that an archive keeps by default."""
+
 
 class Archive:
     """The `capacity` best trials of distinct policies, best score first.
@@ -67,7 +70,7 @@ class Ledger:
         evaluations: int,
         progress: Progress | None = None,
         record: Record | None = None,
-        capacity: int = 32,
+        capacity: int = KEPT,
     ) -> None:
         self._problem = problem
         self._evaluate = evaluate

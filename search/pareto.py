@@ -16,7 +16,7 @@ from quantization.policy import IndexArray
 from search.dominance import hypervolume, non_dominated
 from search.exact import Solution, Solver
 from search.problem import SLACK, Problem
-from search.searcher import Trial
+from search.searcher import Evaluate, Trial
 
 
 def pareto_front(trials: Sequence[Trial], metrics: Sequence[Metric]) -> tuple[Trial, ...]:
@@ -90,29 +90,34 @@ class FrontPoint:
         solution: the policy of the least proxy loss within it, and its proof.
         trial: the trial of the highest score within it and the budgets for other metrics; None if
             there is none, or no trials.
+        score: of `solution`; None if it is not known.
     """
 
     budget: float
     solution: Solution
     trial: Trial | None = None
+    score: float | None = None
+
+    @property
+    def index(self) -> IndexArray:
+        """(L,) what scores best: the trial, or the solution if that scores as high."""
+        trial = self.trial
+        if trial is None or (self.score is not None and self.score >= trial.score):
+            return self.solution.index
+        return trial.index
 
     def to_dict(self, problem: Problem) -> dict[str, Any]:
         """Return the point as JSON values; `problem` names layers and bits."""
         found, trial = self.solution, self.trial
         tried = None
         if trial is not None:
-            tried = {
-                "score": trial.score,
-                "proxy_loss": trial.loss,
-                "costs": _named(trial.costs),
-                "origin": trial.origin,
-                "layers": _bits(problem, trial.index),
-            }
+            tried = trial_to_dict(problem, trial)
         return {
             "budget": self.budget,
             "proxy_loss": found.loss,
             "bound": max(0.0, found.bound),
             "proven": found.proven,
+            "score": self.score,
             "costs": _named(found.costs),
             "layers": _bits(problem, found.index),
             "best_trial": tried,
@@ -174,26 +179,65 @@ def within_others(problem: Problem, trials: Sequence[Trial], metric: Metric) -> 
         problem: of the run; its tables say what the trials cost.
         trials: of the run.
         metric: what is swept.
+
+    Returns:
+        With the costs of the tables, see `by_tables`.
     """
     if not trials:
         return ()
     others = {m: b for m, b in problem.budgets.items() if m is not metric}
-    index = np.array([trial.index for trial in trials], np.uint8)
-    met = replace(problem, budgets=others).within(problem.costs(index))
-    return tuple(trial for trial, kept in zip(trials, met, strict=True) if kept)
+    priced = by_tables(problem, trials)
+    met = replace(problem, budgets=others).within(
+        {metric: np.array([t.costs[metric] for t in priced]) for metric in problem.tables}
+    )
+    return tuple(trial for trial, kept in zip(priced, met, strict=True) if kept)
+
+
+def by_tables(problem: Problem, trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Return trials with what they cost by the tables, whatever else priced them.
+
+    Budgets of a front, and what the float network costs, are those of the tables too.
+    """
+    if not trials:
+        return ()
+    costs = problem.costs(np.array([trial.index for trial in trials], np.uint8))
+    return tuple(
+        replace(trial, costs={metric: float(cost[i]) for metric, cost in costs.items()})
+        for i, trial in enumerate(trials)
+    )
 
 
 def with_trials(
-    points: Sequence[FrontPoint], trials: Sequence[Trial], metric: Metric
+    points: Sequence[FrontPoint], trials: Sequence[Trial], metric: Metric, evaluate: Evaluate
 ) -> tuple[FrontPoint, ...]:
-    """Return the points with the best trial of a run within each budget.
+    """Return the points with the best trial of a run within each budget, and all scores.
+
+    The trials of a run crowd at its own budget: within a smaller one, what they left over may be
+    worse than the optimum of the proxy loss, so that is scored too.
 
     Args:
         points: of `proxy_front`.
         trials: of a run, within its budgets for other metrics (`within_others`).
         metric: what was swept.
+        evaluate: what the run maximised.
     """
-    return tuple(replace(p, trial=best_within(trials, {metric: p.budget})) for p in points)
+    index = np.array([p.solution.index for p in points], np.uint8)
+    scores = evaluate(index) if len(points) else ()
+    return tuple(
+        replace(p, trial=best_within(trials, {metric: p.budget}), score=float(score))
+        for p, score in zip(points, scores, strict=True)
+    )
+
+
+def trial_to_dict(problem: Problem, trial: Trial) -> dict[str, Any]:
+    """Return a trial as JSON values; `problem` names layers and bits."""
+    return {
+        "score": trial.score,
+        "proxy_loss": trial.loss,
+        "costs": _named(trial.costs),
+        "origin": trial.origin,
+        "layers": _bits(problem, trial.index),
+    }
 
 
 def _bits(problem: Problem, index: IndexArray) -> dict[str, str]:

@@ -77,6 +77,7 @@ class Reinforce:
         baseline = Baseline(c.baseline_momentum)
         penalty = Penalty(problem, c.soft_target, c.soft_rate)
         log: dict[str, float | str] = {}
+        steps = 0
         if self.start is not None:
             log["imitated_probability"] = imitate(agent, environment, self.start, c, seed)
             if problem.feasible(self.start[None])[0]:
@@ -118,10 +119,11 @@ class Reinforce:
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(agent.parameters(), c.gradient_limit)
             optimizer.step()
+            steps += 1
 
         if self.trained is not None:
             self.trained(SavedAgent.of(agent, problem.choices))
-        return ledger.result({**log, **exploration.figures()})
+        return ledger.result({**log, **exploration.figures(), "steps": float(steps)})
 
 
 def policy_loss(

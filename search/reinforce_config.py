@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from search.archive import KEPT
+
 Constraint = Literal["repair", "mask", "reject", "soft"]
 
 
@@ -74,12 +76,13 @@ class ReinforceConfig:
     """How fast the weight of a soft budget adapts, see `search.objective.Penalty`."""
 
     imitation_probability: float = 0.8
-    """Mean probability of the start policy's choices in what is imitated (`search.softened`)."""
+    """Mean probability of the start policy's choices in what is imitated (`search.softened`), and
+    of the likeliest choices of inherited agents, which are made so even (`search.transfer`)."""
 
     imitation_steps: int = 300
-    """Steps of imitation at most."""
+    """Steps of imitation at most, of a start policy or of several inherited agents."""
 
-    archive: int = 32
+    archive: int = KEPT
     """Best distinct policies that are kept."""
 
     @classmethod

@@ -5,6 +5,7 @@ import numpy as np
 from costmodels.table import BoolArray, FloatArray
 from quantization.policy import IndexArray
 from search.problem import Problem
+from search.repair import single_changes
 
 
 def softened(problem: Problem, start: IndexArray, probability: float) -> FloatArray:
@@ -23,10 +24,7 @@ def softened(problem: Problem, start: IndexArray, probability: float) -> FloatAr
     """
     decisions = problem.decide(start[None])[0]
     groups, choices = problem.allowed_decisions.shape
-    changed = np.repeat(decisions[None], groups * choices, 0).reshape(groups, choices, groups)
-    for group in range(groups):
-        changed[group, :, group] = np.arange(choices)
-    index = problem.expand(changed.reshape(-1, groups))
+    index = problem.expand(single_changes(problem, decisions[None]).reshape(-1, groups))
     own = np.arange(groups), decisions
     loss = problem.proxy_loss(index).reshape(groups, choices)
     share = np.zeros((groups, choices))

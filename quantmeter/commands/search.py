@@ -59,7 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--method",
         default="reinforce",
         help="reinforce (default), evolution, bayesian, neighbourhood, differentiable or random; "
-        "without evaluations exact, greedy, manual, uniform or zero-shot",
+        "of a few evaluations exact, greedy, manual or uniform; of none zero-shot",
     )
     parser.add_argument(
         "--reward",
@@ -80,10 +80,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--sensitivity",
-        default="kl",
         metavar="NAME",
         help="what the proxy loss sums up over the layers: kl (default), cross-entropy, "
-        "accuracy-drop, logit-mse, output-mse, fisher or hessian",
+        "accuracy-drop, logit-mse, output-mse, fisher (default of zero-shot) or hessian",
     )
     parser.add_argument(
         "--race",
@@ -156,7 +155,8 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="LAYER,LAYER",
-        help="layers that must get equal bits; repeat for several groups",
+        help="layers that must get equal bits, or residual: all layers whose outputs are added up; "
+        "repeat for several groups",
     )
     parser.add_argument(
         "--ranges",

@@ -48,6 +48,8 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
     if report.grouping is not None:
         for line in grouping_lines(report.grouping):
             out.print(line, soft_wrap=whole, markup=False)
+    for line in _effort(report):
+        out.print(line, soft_wrap=whole)
     for line in _costs(report):
         out.print(line, soft_wrap=whole)
     for line in certificate_lines(report.explanation.certificate):
@@ -84,6 +86,28 @@ def bench_command(arguments: argparse.Namespace) -> str:
     if any(text.rpartition("=")[2].strip() == "ort:cuda" for text in backends):
         words += ["--device", "cuda"]
     return shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
+
+
+def _effort(report: "SearchReport") -> Iterator[str]:
+    """Say how much was tried, and whether the agent kept trying what is new."""
+    log = report.result.log
+    rejected = log.get("rejected_as_measured", 0.0)
+    above = f", {rejected:.0f} of them rejected as measured" if rejected else ""
+    yield f"tried: {report.result.evaluations} distinct policies{above}"
+    if "collapsed_share" in log:
+        learned = "" if log["steps"] else "; fewer episodes than its rollouts: it learned nothing"
+        yield (
+            f"agent: {log['episodes']:.0f} episodes in {log['updates']:.0f} updates, "
+            f"{log['collapsed_share']:.0%} of which found little new (sampling temperature up to "
+            f"{log['highest_temperature']:.3g}){learned}"
+        )
+    if log.get("gave_up"):
+        yield "ended before its evaluations were spent: nothing new was proposed any more"
+    pareto = report.explanation.pareto
+    if len(pareto.trials) > 1:
+        metrics = ", ".join(metric.value for metric in pareto.trials[0].costs)
+        volume = "" if pareto.volume is None else f"; hypervolume {pareto.volume:.3f}"
+        yield f"Pareto front of score, {metrics}: {len(pareto.trials)} policies{volume}"
 
 
 def _costs(report: "SearchReport") -> Iterator[str]:

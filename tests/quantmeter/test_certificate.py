@@ -159,6 +159,8 @@ def test_the_front_has_a_row_for_each_budget():
     unit = given.tables[LATENCY].unit
     bare = printed(front_table(points, LATENCY, unit))
     assert not any("trial" in line for line in bare)
-    lines = printed(front_table(with_trials(points, [trial], LATENCY), LATENCY, unit))
+    scored = with_trials(points, [trial], LATENCY, lambda index: np.full(len(index), 0.125))
+    lines = printed(front_table(scored, LATENCY, unit))
+    assert sum("0.125" in line for line in lines) == len(points)
     assert sum("none" in line for line in lines) == len(points) - 1
     assert sum("0.975" in line for line in lines) == 1

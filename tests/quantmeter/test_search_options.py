@@ -1,6 +1,8 @@
 """The knobs of a search: how it scores, starts, races, and what it tells beside the best policy."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,10 @@ from costmodels.registry import backend
 from costmodels.sketch import example_network
 from costmodels.table import FloatArray
 from costmodels.units import Metric
-from quantization.bits import parse_choices
-from quantization.errors import QuantmeterError
+from quantization.bits import BitWidths, parse_choices
+from quantization.errors import PolicyError, QuantmeterError
 from quantization.policy import Policy, PolicyBatch
 from quantmeter.cli import build_parser
-from quantmeter.commands import search as command
 from quantmeter.commands import search_report
 from quantmeter.costs import Costs
 from quantmeter.data import Data
@@ -34,6 +35,7 @@ from search.searcher import SearchResult
 from search.sensitivity import SENSITIVITIES
 
 NETWORK = example_network()
+CHOICES = parse_choices("w2a8,w3a8,w4a8,w8a8,w32a32")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def run(data: Data, **changes: object) -> SearchReport:
         "budgets": ["latency=0.5x"],
         "method": "random",
         "episodes": 15,
-        "choices": parse_choices("w2a8,w3a8,w4a8,w8a8,w32a32"),
+        "choices": CHOICES,
         **changes,
     }
     return search(NETWORK, data, **given)  # type: ignore[arg-type]
@@ -296,25 +298,110 @@ def test_a_front_is_told_and_written_a_policy_for_each_budget(data: Data, tmp_pa
     for point, path in zip(points, files, strict=True):
         written = {name: str(bits) for name, bits in Policy.read(path).layers.items()}
         tried = point["best_trial"]
-        assert written == (point["layers"] if tried is None else tried["layers"])
+        wins = tried is not None and tried["score"] > point["score"]
+        assert written == (tried["layers"] if wins else point["layers"])
         if tried is not None:
             assert tried["costs"]["latency"] <= point["budget"] * (1 + 1e-9)
     assert any(point["best_trial"] for point in points)
-    assert 0 < report.summary["front"]["hypervolume"] < 1
+    share = report.summary["front"]["hypervolume"]
+    reference = report.summary["float"]["latency"]
+    known = [(t.costs[Metric.LATENCY], t.score) for t in report.result.trials]
+    grid = np.linspace(0, reference, 20001)[1:]
+    best = [max((s for cost, s in known if cost <= limit), default=0.0) for limit in grid]
+    assert share == pytest.approx(np.mean(best), abs=1e-3)
     run(data, out=tmp_path)
     assert not list(tmp_path.glob("front-*")), "of an earlier run"
 
 
-def test_what_is_dearer_than_the_search_may_spend_is_the_optimum_of_the_proxy(data: Data) -> None:
-    report = run(data, budgets=["latency=0.4x"], front="latency=5")
+@pytest.mark.parametrize("reward", ["accuracy", "proxy"])
+def test_no_policy_of_a_front_scores_less_than_the_optimum_of_the_proxy(
+    reward: str, data: Data
+) -> None:
+    report = run(data, budgets=["latency=0.4x"], front="latency=5", scoring=Scoring(reward))
     front, limit = report.explanation.front, report.summary["budgets"]["latency"]["limit"]
     assert front is not None
-    dearer = [i for i, point in enumerate(front.points) if point.budget > limit]
-    assert dearer
-    for i in dearer:
-        chosen = [str(front.policies[i][name]) for name in NETWORK.layer_names]
-        assert chosen == list(front.entries[i]["layers"].values())
-        assert front.points[i].trial is not None, "what the search found is told all the same"
+    assert any(point.budget > limit for point in front.points), "the search had to stay below"
+    for point, policy in zip(front.points, front.policies, strict=True):
+        optimum, tried = point.score, point.trial
+        assert optimum is not None, "also where the search may not spend as much"
+        if reward == "proxy":
+            assert optimum == pytest.approx(-point.solution.loss)
+        wins = tried is not None and tried.score > optimum
+        row = tried.index if tried is not None and wins else point.solution.index
+        chosen = [str(policy[name]) for name in NETWORK.layer_names]
+        assert chosen == [str(CHOICES[k]) for k in row]
+
+
+def test_a_front_goes_by_the_tables_whatever_else_priced_the_policies(
+    data: Data, tmp_path: Path
+) -> None:
+    table = backend("analytical:haq").table(NETWORK, CHOICES, Metric.LATENCY)
+    unary = replace(table.unary, value=table.unary.value / 1000)
+    (tmp_path / "S.json").write_text(replace(table, unary=unary).to_json())
+    given = {"budgets": ["latency=0.9x"], "front": "latency=4", "episodes": 30}
+    plain = run(data, **given).explanation
+    scaled = run(data, **given, scoring=Scoring(totals=f"table:{tmp_path / 'S.json'}")).explanation
+    assert plain.front is not None
+    assert scaled.front is not None
+    assert scaled.front.to_dict() == plain.front.to_dict()
+    assert scaled.pareto.to_dict() == plain.pareto.to_dict()
+
+
+def test_the_result_holds_the_best_policies_and_the_pareto_front_over_all_costs(
+    data: Data,
+) -> None:
+    report = run(data, budgets=["latency=0.5x", "size=0.9x"], episodes=60)
+    trials = report.result.trials
+    archive = report.summary["archive"]
+    scores = sorted((trial.score for trial in trials), reverse=True)
+    assert [entry["score"] for entry in archive] == scores[: len(archive)]
+    assert archive[0]["layers"] == report.summary["best"]["policy"]["layers"]
+    metrics = (Metric.LATENCY, Metric.SIZE)
+    values = [(-t.score, *(t.costs[m] for m in metrics)) for t in trials]
+    beaten = [
+        any(all(x <= y for x, y in zip(a, b, strict=True)) and a != b for a in values)
+        for b in values
+    ]
+    front = {value for value, lost in zip(values, beaten, strict=True) if not lost}
+    told = report.summary["pareto"]["trials"]
+    assert {(-t["score"], t["costs"]["latency"], t["costs"]["size"]) for t in told} == front
+    assert 1 < len(front) < len(trials)
+    assert 0 < report.summary["pareto"]["hypervolume"] < 1
+
+
+def test_zero_shot_runs_no_quantized_network_before_it_has_decided(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a quantized network was run")
+
+    monkeypatch.setattr("quantization.simulation.Simulation.sweep", fail)
+    report = run(data, method="zero-shot")
+    assert report.summary["proxy"] == "fisher"
+    assert report.result.trials == ()
+    with pytest.raises(AssertionError, match="was run"):
+        run(data, method="exact")
+    with pytest.raises(AssertionError, match="was run"):
+        run(data, method="zero-shot", scoring=Scoring(sensitivity="kl"))
+
+
+def test_a_network_with_ties_of_its_own_is_searched_within_them(data: Data) -> None:
+    names = NETWORK.layer_names
+    own = NETWORK.tied([names[:2]])
+    given = {"cost": ["latency=analytical:haq"], "budgets": ["latency=0.5x"], "method": "exact"}
+    report = search(own, data, **given, ties=[names[2:4]])  # type: ignore[arg-type]
+    assert report.policy[names[0]] == report.policy[names[1]]
+    assert report.policy[names[2]] == report.policy[names[3]]
+    with pytest.raises(PolicyError, match="tied layers must get equal bits"):
+        open_workbench(own, data).export(Policy({names[0]: BitWidths(8, 8)}))
+
+
+def test_a_start_that_greedy_search_does_not_find_is_told(
+    data: Data, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantmeter.method_run.greedy_policy", lambda _problem: None)
+    run(data, warm="greedy")
+    assert "the search starts cold; --warm exact" in caplog.text
 
 
 def test_the_proxy_is_refitted_to_policies_that_were_scored(data: Data, tmp_path: Path) -> None:
@@ -380,8 +467,14 @@ def test_contradictions_are_one_clear_line(data: Data) -> None:
             parse_front(text)
 
 
-def test_help_names_every_method_and_every_sensitivity() -> None:
+def test_help_names_every_method_and_every_sensitivity(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The parser is made before anything heavy is imported, so the names are written out."""
-    text = Path(command.__file__).read_text()
-    for name in (*METHODS, *SENSITIVITIES):
-        assert name in text
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["search", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    methods = text.partition("--method METHOD ")[2].partition("--reward")[0]
+    assert set(METHODS) <= set(re.findall(r"[a-z-]+", methods))
+    sensitivities = text.partition("--sensitivity NAME ")[2].partition("--race")[0]
+    assert set(SENSITIVITIES) <= set(re.findall(r"[a-z-]+", sensitivities))

@@ -146,10 +146,8 @@ def test_absolute_budgets_hold_for_totals_in_the_same_unit(data: Data, dear: Pat
     totals = open_totals(spec, BackendContext(), requests, NETWORK)
     assert totals.limits == {Metric.LATENCY: 1e-3}
     given = spec, BackendContext(), parse_budgets(["size=1MB"]), NETWORK
-    assert open_totals(*given, Metric.LATENCY).limits == {}
-    for front in (None, Metric.SIZE):
-        with pytest.raises(BudgetError, match="prices latency, which no budget limits: add "):
-            open_totals(*given, front)
+    with pytest.raises(BudgetError, match="prices latency, which no budget limits: add "):
+        open_totals(*given)
     with pytest.raises(BudgetError, match="cannot be compared with totals in s;"):
         open_totals(spec, BackendContext(), parse_budgets(["latency=1Mcycles"]), NETWORK)
     with pytest.raises(BackendError, match="did you mean 'ort'"):

@@ -8,13 +8,15 @@ from costmodels.units import Metric
 from quantization.errors import BudgetError
 from search.pareto import (
     best_within,
+    by_tables,
     front_volume,
     pareto_front,
     proxy_front,
     with_trials,
     within_others,
 )
-from search.searcher import Trial
+from search.problem import Problem
+from search.searcher import Evaluate, Trial
 from tests.search.networks import NETWORKS, chain, every_policy, problem
 
 LATENCY, SIZE = Metric.LATENCY, Metric.SIZE
@@ -22,6 +24,10 @@ LATENCY, SIZE = Metric.LATENCY, Metric.SIZE
 
 def trial(score: float, latency: float, size: float = 1.0, loss: float = 0.0) -> Trial:
     return Trial(np.zeros(1, np.uint8), score, loss, {LATENCY: latency, SIZE: size}, "test")
+
+
+def by_loss(given: Problem) -> Evaluate:
+    return lambda index: -given.proxy_loss(index)
 
 
 TRIALS = (
@@ -112,10 +118,34 @@ def test_each_budget_of_the_front_gets_the_best_trial_within_it():
         Trial(row, -float(value), float(value), {LATENCY: float(cost)}, "all")
         for row, value, cost in zip(index, loss, costs, strict=True)
     ]
-    for point in with_trials(points, trials, LATENCY):
+    for point in with_trials(points, trials, LATENCY, by_loss(given)):
         assert point.trial is not None
         assert point.trial.loss == pytest.approx(point.solution.loss)
-    assert with_trials(points, trials[-1:], LATENCY)[0].trial is None
+    assert with_trials(points, trials[-1:], LATENCY, by_loss(given))[0].trial is None
+
+
+def test_each_budget_gets_the_optimum_of_the_proxy_where_no_trial_scores_higher():
+    given = problem(chain(), 0, {LATENCY: 1.0})
+    points = proxy_front(given, LATENCY, 6)
+    dearest, cheapest = points[-1].solution, points[0].solution
+    left_over = Trial(cheapest.index, -100.0, 100.0, cheapest.costs, "worse than its optimum")
+    better = Trial(cheapest.index, 1.0, 0.0, dearest.costs, "better than the dearest optimum")
+    found = with_trials(points, [left_over, better], LATENCY, by_loss(given))
+    assert [point.score for point in found] == [-point.solution.loss for point in points]
+    assert found[0].trial is left_over
+    assert found[0].index is points[0].solution.index
+    assert found[-1].trial is better
+    assert found[-1].index is better.index
+    assert points[0].index is points[0].solution.index
+
+
+def test_trials_cost_what_the_tables_say_whatever_else_priced_them():
+    given = problem(chain(), 0, {LATENCY: 1.0})
+    index = every_policy(given)[:3]
+    trials = [Trial(row, 0.0, 0.0, {LATENCY: 1e9}, "measured elsewhere") for row in index]
+    costs = [trial.costs[LATENCY] for trial in by_tables(given, trials)]
+    assert costs == given.costs(index)[LATENCY].tolist()
+    assert by_tables(given, ()) == ()
 
 
 def test_only_the_budget_that_is_swept_may_be_exceeded():
@@ -140,7 +170,8 @@ def test_a_point_names_its_layers_bits_and_trial():
     assert content["costs"] == {"latency": point.solution.costs[LATENCY]}
     assert content["best_trial"] is None
     tried = Trial(point.solution.index, 0.5, 1.0, point.solution.costs, "test")
-    [with_trial] = with_trials([point], [tried], LATENCY)
+    [with_trial] = with_trials([point], [tried], LATENCY, by_loss(given))
+    assert with_trial.to_dict(given)["score"] == -point.solution.loss
     told = with_trial.to_dict(given)["best_trial"]
     assert told["score"] == 0.5
     assert told["layers"] == content["layers"]
