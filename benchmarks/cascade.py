@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from costmodels.model import BackendContext
 from costmodels.table import FloatArray
 from costmodels.units import Metric, Unit, format_quantity
-from hil.ort import Runner
 from hil.sequential import signed_rank_interval
 from quantization.bits import parse_choices
 from quantization.policy import Policy
 from quantization.quantizer import Float32Array
 from quantization.reading import read_network
+from quantmeter.cascading import LoadedPolicy, cheapest_single, load_policy
 from quantmeter.costs import parse_costs
 from quantmeter.data import Data, Labels
 from quantmeter.preparing import Prepared, prepare
@@ -55,30 +55,6 @@ ACCELERATORS = ("haq", "bit-serial-edge", "bit-fusion")
 FLOAT = "float"
 TIMED_SHARE = 0.25
 """Share of the images that is forwarded where the times of a cascade are looked at."""
-
-
-@dataclass(frozen=True, eq=False)
-class File:
-    """An exported policy, loaded into ONNX Runtime.
-
-    Args:
-        name: of the policy.
-        runner: the session.
-        feed: name of the input.
-    """
-
-    name: str
-    runner: Runner
-    feed: str
-
-    def __call__(self, image: Float32Array) -> Float32Array:
-        """Return the logits, (1, classes), of one image, (1, ...)."""
-        logits: Float32Array = self.runner.run({self.feed: image})[0]
-        return logits
-
-    def stage(self, energy: float, images: Sequence[Float32Array]) -> Stage:
-        """Run all images, one at a time."""
-        return Stage(self.name, energy, np.concatenate([self(image) for image in images]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +83,7 @@ def main() -> int:
         pair = judge(prepared, parts, name, 3 if arguments.quick else 6, arguments.tolerance)
         if not position and arguments.rounds:
             rounds = 6 if arguments.quick else arguments.rounds
-            float_file = load(prepared, FLOAT, Policy({}))
+            float_file = load_policy(prepared.bench, FLOAT, Policy({}))
             for dear in (pair[1], float_file):
                 time_whole(pair[0], dear, parts, rounds, arguments.seed)
     return 0
@@ -131,16 +107,9 @@ def part(prepared: Prepared, name: str) -> Part:
     return Part([np.ascontiguousarray(image[None]) for image in images], labels)
 
 
-def load(prepared: Prepared, name: str, policy: Policy) -> File:
-    """Export one policy and load the file."""
-    feed = prepared.bench.network.input_names[0]
-    image = prepared.bench.part("ranges")[0][:1]
-    return File(name, Runner(prepared.bench.export(policy), 1, {feed: image}), feed)
-
-
 def judge(
     prepared: Prepared, parts: dict[str, Part], accelerator: str, count: int, tolerance: float
-) -> tuple[File, File]:
+) -> tuple[LoadedPolicy, LoadedPolicy]:
     """Choose a cascade for one accelerator and print what it does.
 
     Returns:
@@ -152,11 +121,13 @@ def judge(
     points = proxy_front(replace(problem, tables=tables), Metric.ENERGY, count)
     energies = [point.solution.costs[Metric.ENERGY] for point in points]
     files = [
-        load(prepared, f"point {i}", prepared.policy(point.solution.index))
+        load_policy(prepared.bench, f"point {i}", prepared.policy(point.solution.index))
         for i, point in enumerate(points, start=1)
     ]
     stages = {
-        name: [f.stage(e, given.images) for f, e in zip(files, energies, strict=True)]
+        name: [
+            Stage(f.name, e, f.logits(given.images)) for f, e in zip(files, energies, strict=True)
+        ]
         for name, given in parts.items()
     }
     labels = parts["search"].labels
@@ -173,13 +144,6 @@ def judge(
     if chosen.threshold:
         return by_name[chosen.cheap], by_name[chosen.dear]
     return files[0], files[-1]
-
-
-def cheapest_single(stages: Sequence[Stage], labels: Labels, tolerance: float) -> str:
-    """Return the name of the cheapest stage that alone stays within the tolerance."""
-    accuracy = {stage.name: stage.right(labels).mean() for stage in stages}
-    floor = max(accuracy.values()) - tolerance - 1e-12
-    return min((s for s in stages if accuracy[s.name] >= floor), key=lambda s: s.cost).name
 
 
 def print_report(report: CascadeReport, single: Stage, labels: Labels) -> None:
@@ -208,7 +172,9 @@ def print_report(report: CascadeReport, single: Stage, labels: Labels) -> None:
         )
 
 
-def time_whole(cheap: File, dear: File, parts: dict[str, Part], rounds: int, seed: int) -> None:
+def time_whole(
+    cheap: LoadedPolicy, dear: LoadedPolicy, parts: dict[str, Part], rounds: int, seed: int
+) -> None:
     """Time two files and their cascade in turns; print predicted and measured mean cost.
 
     The threshold forwards a set share of the search images, so that there is something to time.
@@ -218,7 +184,9 @@ def time_whole(cheap: File, dear: File, parts: dict[str, Part], rounds: int, see
     threshold = float(np.quantile(confidence(np.concatenate(searched)), TIMED_SHARE))
     images = parts["test"].images
 
-    def run(first: File, second: File, threshold: float) -> Callable[[], CascadeRun]:
+    def run(
+        first: LoadedPolicy, second: LoadedPolicy, threshold: float
+    ) -> Callable[[], CascadeRun]:
         cascade = Cascade(first.name, second.name, threshold)
         return lambda: run_cascade(cascade, first, second, images)
 

@@ -5,6 +5,7 @@
     quantmeter.transfer_device(...)    another device's calibration, rescaled to this one
     quantmeter.search(...)         bits within budgets
     quantmeter.benchmark(...)      exported policies, timed
+    quantmeter.cascade(...)        a policy for each input: the cheap one first, then a dear one
     quantmeter.drift(...)          whether a measured table still holds
     quantmeter.compare(...)        cost backends beside each other, against measured latency
     quantmeter.import_table(...)   cost tables that others published
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantmeter.benchmarking import benchmark
     from quantmeter.calibrating import calibrate
+    from quantmeter.cascading import cascade
     from quantmeter.comparing import compare
     from quantmeter.device_calibrating import calibrate_device, transfer_device
     from quantmeter.drifting import drift
@@ -27,6 +29,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "calibrate_device",
+    "cascade",
     "compare",
     "drift",
     "import_table",
@@ -38,6 +41,7 @@ _HOME = {
     "benchmark": "quantmeter.benchmarking",
     "calibrate": "quantmeter.calibrating",
     "calibrate_device": "quantmeter.device_calibrating",
+    "cascade": "quantmeter.cascading",
     "compare": "quantmeter.comparing",
     "drift": "quantmeter.drifting",
     "import_table": "quantmeter.importing",

@@ -22,6 +22,7 @@ COMMANDS = (
         "import",
         "compare",
         "search",
+        "cascade",
         "export",
         "bench",
         "devices",
