@@ -44,7 +44,7 @@ _SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 
-_AWAY = "move it away, or name another file by QUANTMETER_STORE"
+_AWAY = "move it away, or name another file by --store or QUANTMETER_STORE"
 _REFUSED = (
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
@@ -72,7 +72,9 @@ class Database:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
-                raise StoreError(f"{path} is no file; name another one by QUANTMETER_STORE")
+                raise StoreError(
+                    f"{path} is no file; name another one by --store or QUANTMETER_STORE"
+                )
             if path.exists() and path.stat().st_size:
                 _look(path)
                 if _log_of(path).exists():
@@ -147,7 +149,7 @@ class Database:
         if mode != "wal":
             raise StoreError(
                 f"{self._path}: this file system cannot share a log between processes; "
-                "name a file on a local disk by QUANTMETER_STORE"
+                "name a file on a local disk by --store or QUANTMETER_STORE"
             )
 
     @contextmanager
@@ -159,7 +161,7 @@ class Database:
         except OSError as error:
             raise StoreError(
                 f"{self._path} cannot be opened: {error.strerror}; "
-                "name another file by QUANTMETER_STORE"
+                "name another file by --store or QUANTMETER_STORE"
             ) from error
 
 
@@ -264,6 +266,6 @@ def _explain(path: Path, error: sqlite3.Error, wait_s: float) -> StoreError:
     if code in _REFUSED:
         return StoreError(
             f"{path} cannot be written ({error}); "
-            "see to its permissions, or name another file by QUANTMETER_STORE"
+            "see to its permissions, or name another file by --store or QUANTMETER_STORE"
         )
     return StoreError(f"{path}: SQLite failed: {error}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from quantization.errors import PolicyError
+from quantization.errors import PolicyError, did_you_mean
 from quantization.network import Layer, Network
 
 RESIDUAL = "residual"
@@ -72,7 +72,9 @@ def resolve_ties(network: Network, asked: Iterable[Sequence[str]]) -> tuple[tupl
                 )
             groups += found
         elif len(set(group)) < 2:
-            raise PolicyError(f"a tie names at least two layers, not {','.join(group) or 'none'}")
+            close = did_you_mean(group[0], [RESIDUAL]) if len(group) == 1 else ""
+            names = ",".join(group) or "none"
+            raise PolicyError(f"a tie names at least two layers, not {names}{close}")
         else:
             groups.append(group)
     merged = merge_ties(groups)

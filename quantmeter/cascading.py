@@ -68,6 +68,7 @@ class CascadeResult:
         searched: share of right answers by policy on the search part, which chose.
         report: of the chosen cascade on the test part.
         single: the cheapest policy that alone meets the same rule.
+        labelled: whether right answers are those of labels, not the float network's.
         measured: the cascade run whole; None where a model says what policies cost, or one policy
             is the best choice.
     """
@@ -77,12 +78,14 @@ class CascadeResult:
     searched: Mapping[str, float]
     report: CascadeReport
     single: str
+    labelled: bool
     measured: Measured | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {
             "unit": self.unit.value,
+            "accuracy_is": "right answers" if self.labelled else "agreement with the float network",
             "policies": {
                 name: {"cost": cost, "search_accuracy": self.searched[name]}
                 for name, cost in self.costs.items()
@@ -182,7 +185,8 @@ def cascade(
         by_name = {file.name: file for file in files}
         pair = by_name[chosen.cheap], by_name[chosen.dear]
         measured = _measured(chosen, *pair, images, rounds, seed, progress)
-    return CascadeResult(unit, costs, searched, report, single, measured)
+    labelled = bench.part("test")[1] is not None
+    return CascadeResult(unit, costs, searched, report, single, labelled, measured)
 
 
 def cheapest_single(stages: Sequence[Stage], labels: Labels, tolerance: float = 0.0) -> str:

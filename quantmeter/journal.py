@@ -86,6 +86,10 @@ def decode(line: str, layers: Sequence[str], choices: Sequence[BitWidths]) -> Ke
     position = {str(bits): i for i, bits in enumerate(choices)}
     index = np.array([position[content["layers"][name]] for name in layers], np.uint8)
     value, accuracy = content["score"], content["accuracy"]
+    if value is not None and not math.isfinite(value):
+        raise ValueError("a score is a finite number, or null if the policy was rejected")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError("an accuracy is a share")
     score = Score(
         -math.inf if value is None else float(value),
         None if accuracy is None else float(accuracy),

@@ -115,9 +115,8 @@ def _nothing_found(method: str, result: SearchResult) -> str:
     if not methods.METHODS[method].iterative:
         return above_as_a_whole(method)
     return (
-        f"all {len(result.trials)} policies that {method} tried are above a budget as a whole, or "
-        "their answers are no numbers; "
-        "give more --episodes or a larger budget"
+        f"all {len(result.trials)} policies that {method} tried are above a budget, or their "
+        "answers are no numbers: give a larger budget, or more --episodes and --anew"
     )
 
 

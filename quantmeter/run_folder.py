@@ -72,8 +72,8 @@ def backend_identity(text: str, tables: Mapping[str, CostTable]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Unfinished:
-    """What an unfinished run of the same request left.
+class Earlier:
+    """What an earlier run of the same request left, finished or not.
 
     Args:
         trials: in the order in which they were made.
@@ -124,28 +124,42 @@ class RunFolder:
     ) -> None:
         os.close(self._lock)
 
-    def unfinished(
+    def earlier(
         self, request: Mapping[str, Any], layers: Sequence[str], choices: Sequence[BitWidths]
-    ) -> Unfinished | None:
-        """Return what is left of an unfinished run of `request`; None if there is none.
-
-        A run without a trial has nothing to lose, and a finished one is replaced.
+    ) -> Earlier | None:
+        """Return what an earlier run of `request` left; None if there is nothing to lose.
 
         Raises:
-            QuantmeterError: if the folder holds trials of another request, or they cannot be read.
+            QuantmeterError: if the folder holds a finished run, or trials, of another request, or
+                files of those names without a request, or they cannot be read.
         """
-        if (self.path / RESULT).exists() or not (self.path / REQUEST).exists():
+        finished, trials = (self.path / RESULT).exists(), self.path / TRIALS
+        if not (self.path / REQUEST).exists():
+            found = [name for name in (POLICY, TRIALS, RESULT) if (self.path / name).exists()]
+            if found:
+                raise QuantmeterError(
+                    f"{self.path} holds {' and '.join(found)} of something else: give another "
+                    "--out, or replace them with --anew"
+                )
             return None
-        trials = self.path / TRIALS
-        if not trials.exists() or not trials.stat().st_size:
+        has_trials = trials.exists() and trials.stat().st_size > 0
+        if not (finished or has_trials):
             return None
         held, limits = self._read_request()
         request = json.loads(json.dumps(request))  # as it is read back
         if differing := sorted(k for k in {*held, *request} if held.get(k) != request.get(k)):
+            names = ", ".join(differing)
+            if finished:
+                raise QuantmeterError(
+                    f"{self.path} holds a search that differs in {names}: give another --out, or "
+                    "replace it with --anew"
+                )
             raise QuantmeterError(
-                f"{self.path} holds an unfinished search that differs in {', '.join(differing)}: "
-                "repeat its command to go on with it, give another --out, or discard it with --anew"
+                f"{self.path} holds an unfinished search that differs in {names}: repeat its "
+                "command to go on with it, give another --out, or discard it with --anew"
             )
+        if not has_trials:
+            return None
         kept, size = read_trials(trials, layers, choices)
         try:
             tables = {
@@ -155,7 +169,7 @@ class RunFolder:
             }
         except TableError as error:
             raise QuantmeterError(f"{error}; discard the run with --anew") from None
-        return Unfinished(kept, size, tables, limits)
+        return Earlier(kept, size, tables, limits)
 
     def begin(
         self,

@@ -140,11 +140,17 @@ def summarize(
     """Return what ``result.json`` holds, as JSON values."""
     problem, bench = prepared.problem, prepared.bench
     assert bench.split is not None
+    images, labels = bench.part("search")
+    floats: float | None = None
+    if labels is not None:
+        floats = count_right(bench.simulation.logits(Policy({}), images), labels) / len(labels)
     return {
         "version": 1,
         "network": bench.network.digest,
         "best": found.to_dict(),
         "reward": scoring.reward,
+        "accuracy_is": "agreement with the float network" if labels is None else "right answers",
+        "float_search_accuracy": floats,
         "oracle": scoring.oracle,
         "proxy": prepared.proxy,
         "evaluations": result.evaluations,

@@ -161,7 +161,7 @@ class Scorer:
         for metric in self._weights:
             if metric not in prepared.problem.budgets:
                 raise BudgetError(
-                    f"a weight of {metric.value} needs a {metric.value} budget as its scale"
+                    f"a weight of {metric.value} needs a budget for {metric.value} as its scale"
                 )
         self._prepared, self._reward, self._totals = prepared, reward, totals
         self._known = dict(known or {})

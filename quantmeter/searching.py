@@ -1,5 +1,6 @@
 """The second verb: find the bits that keep the accuracy inside the budgets."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from typing import Literal
 from costmodels.errors import BackendError
 from costmodels.model import BackendContext
 from costmodels.table import CostTable
-from quantization.bits import BitWidths
+from quantization.bits import FLOAT32, BitWidths
 from quantization.errors import BudgetError, DataError, QuantmeterError
 from quantization.network import Network
 from quantization.ranges import RANGE_METHODS, RangeMethod
@@ -27,8 +28,8 @@ from quantmeter.refitting import refitted
 from quantmeter.rewards import check_reward
 from quantmeter.run_folder import (
     POLICY,
+    Earlier,
     RunFolder,
-    Unfinished,
     backend_identity,
     data_digest,
     file_digest,
@@ -56,6 +57,8 @@ from search import methods
 from search.budgets import parse_budgets
 from search.exact import solve
 from search.searcher import SearchResult
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def search(
@@ -189,6 +192,8 @@ def search(
     if scoring.totals is not None:
         whole = open_totals(scoring.totals, context, requests, bench.network)
     choices = costs.target.default_choices if choices is None else choices
+    if not (requests or asked or objective.weights) and FLOAT32 in choices:
+        _LOGGER.warning("no budget keeps layers from float32: give --budget latency=0.7x, say")
     measuring = [*costs.models.values(), *(() if whole is None else whole.models.values())]
     request = {  # what no run had before it was invented is None where it is not asked for
         "network": [bench.network.digest, bench.network.weights_digest],
@@ -220,9 +225,9 @@ def search(
     }
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(RunFolder(Path(out)))
-        left: Unfinished | None = None
+        left: Earlier | None = None
         if folder is not None and not anew:
-            left = folder.unfinished(request, bench.network.layer_names, choices)
+            left = folder.earlier(request, bench.network.layer_names, choices)
         if ranges == "best":
             bench = bench.with_best_ranges(choices, progress)
         if whole is not None and left is not None and left.limits is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantization.errors import DataError, QuantmeterError, did_you_mean
+from quantization.errors import DataError, ModelError, QuantmeterError, did_you_mean
 from quantization.range_choices import RangeChoices
 from quantization.ranges import RangeMethod
 from quantization.task import Task
@@ -16,6 +16,7 @@ from quantmeter.workbench import Workbench, check_fit
 
 CALIBRATION = 512
 """Training images that ranges and statistics corrections come from."""
+_LONGEST = 200
 
 
 def load_task(name: str) -> Task:
@@ -36,12 +37,15 @@ def load_task(name: str) -> Task:
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the task's own module lacks something
-        raise QuantmeterError(
-            f"no module {module_name!r} here ({here}) or among those installed"
-        ) from None
+    except Exception as error:  # anything: it is the user's code
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise QuantmeterError(
+                f"no module {module_name!r} here ({here}) or among those installed"
+            ) from None
+        raise DataError(
+            f"module {module_name} cannot be imported: {type(error).__name__}: {_one_line(error)}"
+        ) from error
     finally:
         sys.path.remove(here)
     function = getattr(module, function_name, None)
@@ -56,12 +60,19 @@ def load_task(name: str) -> Task:
     except Exception as error:  # anything: it is the user's code
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
-            f"{name} raised {type(error).__name__}: {error} ({Path(last.filename).name}, line "
-            f"{last.lineno}); it is called without arguments and returns a Task"
+            f"{name} raised {type(error).__name__}: {_one_line(error)} "
+            f"({Path(last.filename).name}, line {last.lineno}); it is called without "
+            "arguments and returns a Task"
         ) from error
     if not isinstance(task, Task):
         raise DataError(f"{name} returned {type(task).__name__}; return a quantization.task.Task")
     return task
+
+
+def _one_line(error: Exception) -> str:
+    """The first line of what an error says, cut where it becomes long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:_LONGEST] if lines else "no words"
 
 
 def open_task(
@@ -86,7 +97,15 @@ def open_task(
     from quantization.torch_export import export_module
 
     example = torch.from_numpy(task.train.images[:1])
-    network = read_network(export_module(task.module, example))
+    try:
+        model = export_module(task.module, example)
+    except QuantmeterError:
+        raise
+    except Exception as error:  # torch's exporter raises errors of all kinds
+        raise ModelError(
+            f"torch cannot export the task's module: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    network = read_network(model)
     parts = (task.train.drawn(CALIBRATION, seed), task.search, task.test)
     data = Data(
         np.concatenate([part.images for part in parts]),

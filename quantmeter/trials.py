@@ -5,7 +5,7 @@ from functools import partial
 
 from quantmeter.journal import Journal, encode
 from quantmeter.preparing import Prepared
-from quantmeter.run_folder import TRIALS, RunFolder, Unfinished
+from quantmeter.run_folder import TRIALS, Earlier, RunFolder
 from quantmeter.runs import costs_from
 from quantmeter.scoring import Scorer
 from search.searcher import SearchResult, Trial
@@ -32,7 +32,7 @@ def as_accuracies(result: SearchResult, scorer: Scorer) -> tuple[Trial, ...]:
 
 
 def open_journal(
-    folder: RunFolder, left: Unfinished | None, prepared: Prepared, scorer: Scorer
+    folder: RunFolder, left: Earlier | None, prepared: Prepared, scorer: Scorer
 ) -> Journal:
     """Open the file of trials of a run, behind those that it holds already."""
     line = partial(

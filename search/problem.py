@@ -63,7 +63,9 @@ class Problem:
                 raise TableError(f"the {metric.value} table is over {held}; restrict it first")
         for metric, budget in self.budgets.items():
             if metric not in self.tables:
-                raise BudgetError(f"a {metric.value} budget needs a {metric.value} table; add one")
+                raise BudgetError(
+                    f"a budget for {metric.value} needs a {metric.value} table; add one"
+                )
             if not (np.isfinite(budget) and budget > 0):
                 raise BudgetError(f"the {metric.value} budget {budget} is not positive and finite")
         self._require_choices()

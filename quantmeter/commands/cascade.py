@@ -84,7 +84,8 @@ def _print(found: "CascadeResult") -> None:
     from costmodels.units import format_quantity
 
     out, report, chosen = console(), found.report, found.report.cascade
-    rows = table("Policies", "name", "cost", "right on search images")
+    right_is = "right" if found.labelled else "like float"
+    rows = table("Policies", "name", "cost", f"{right_is} on search images")
     for name, cost in found.costs.items():
         rows.add_row(name, format_quantity(cost, found.unit), f"{found.searched[name]:.2%}")
     out.print(rows)
@@ -100,13 +101,13 @@ def _print(found: "CascadeResult") -> None:
     )
     sent, right = report.forwarded, report.accuracy
     out.print(
-        f"on the test images: {sent.share:.1%} forwarded, {right.share:.2%} right "
+        f"on the test images: {sent.share:.1%} forwarded, {right.share:.2%} {right_is} "
         f"[{right.low:.2%}, {right.high:.2%}] at a mean of "
         f"{format_quantity(report.cost, found.unit)}",
         soft_wrap=True,
     )
     out.print(
-        f"{chosen.dear} alone: {report.dear.share:.2%} right at "
+        f"{chosen.dear} alone: {report.dear.share:.2%} {right_is} at "
         f"{format_quantity(report.dear_cost, found.unit)}; only the cascade right "
         f"{report.only_cascade}, only {chosen.dear} {report.only_dear}",
         soft_wrap=True,

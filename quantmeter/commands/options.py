@@ -81,7 +81,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_time(parser: argparse.ArgumentParser) -> None:
     """Add the time that a measuring backend may take."""
     parser.add_argument(
-        "--time", default="60s", metavar="SPAN", help="of a measuring backend, such as 60s or 5m"
+        "--time",
+        default="60s",
+        metavar="SPAN",
+        help="of a measuring backend, such as 5m (default 60s)",
     )
 
 

@@ -69,7 +69,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "network there (kl; no labels needed), or the negative sum of sensitivities (proxy)",
     )
     add_training(parser)
-    parser.add_argument("--episodes", type=positive, default=600, help="default 600")
+    parser.add_argument(
+        "--episodes", type=positive, default=600, help="policies to try (default 600)"
+    )
     parser.add_argument(
         "--warm",
         nargs="?",
@@ -205,7 +207,7 @@ def run(arguments: argparse.Namespace) -> int:
     training.check(scoring, exported=not arguments.no_export, with_task=arguments.task is not None)
     subject = _subject(arguments)
     tables = check_named_tables(arguments)
-    with _telling_what_goes_on(arguments.anew), progress_bar("searching") as progress:
+    with _telling_what_goes_on(arguments), progress_bar("searching") as progress:
         report = search(
             *subject,
             cost=arguments.cost,
@@ -221,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
             front=arguments.front,
             channel_groups=arguments.channel_groups,
             choices=arguments.choices,
-            ties=[group.split(",") for group in arguments.tie],
+            ties=[[name.strip() for name in group.split(",")] for group in arguments.tie],
             ranges=arguments.ranges,
             threads=arguments.threads,
             seconds=parse_duration(arguments.time),
@@ -243,11 +245,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _telling_what_goes_on(anew: bool) -> Iterator[None]:
-    """Say, when the block is interrupted, which command goes on."""
+def _telling_what_goes_on(arguments: argparse.Namespace) -> Iterator[None]:
+    """Say, when the block is interrupted, which command goes on, if any trial was made."""
+    from quantmeter.run_folder import TRIALS
+
     try:
         yield
     except KeyboardInterrupt:
+        trials = Path(arguments.out) / TRIALS
+        if not (trials.is_file() and trials.stat().st_size):
+            raise KeyboardInterrupt(" before anything was tried") from None
+        anew = arguments.anew
         command = "the same command without --anew" if anew else "the same command"
         raise KeyboardInterrupt(f"; {command} goes on where it ended") from None
 
@@ -260,10 +268,13 @@ def _subject(arguments: argparse.Namespace) -> "tuple[str | Workbench, str | Non
     """
     given = arguments.model is not None, arguments.data is not None
     if arguments.task is None:
-        if not all(given):
+        if not given[0]:
             raise QuantmeterError(
-                "give MODEL.onnx and --data DATA.npz, or --task MODULE:FUNCTION instead of both"
+                "MODEL.onnx is missing: give it right behind `search`, or --task MODULE:FUNCTION "
+                "instead of model and --data"
             )
+        if not given[1]:
+            raise QuantmeterError("images are missing: give --data DATA.npz")
         return arguments.model, arguments.data
     if any(given):
         raise QuantmeterError("--task brings model and images: leave out MODEL.onnx and --data")

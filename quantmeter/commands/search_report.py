@@ -1,6 +1,7 @@
 """What ``quantmeter search`` tells people about what it found."""
 
 import argparse
+import math
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -32,11 +33,15 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
         rows.add_row(name, brief(bits))
     out.print(rows)
     test, searched = found.test_accuracy, f"{found.search_accuracy:.2%} on the search images"
+    floats = report.summary["float_search_accuracy"]
+    what = "agreement with the float network" if floats is None else "accuracy"
+    if floats is not None:
+        searched += f" (float {floats:.2%})"
     if test is None:  # its network was trained to be scored, and not kept
-        out.print(f"accuracy: {searched}, after short training")
+        out.print(f"{what}: {searched}, after short training")
     else:
         interval = f"[{test.low:.2%}, {test.high:.2%}]"
-        out.print(f"accuracy: {searched}, {test.share:.2%} {interval} on the test images")
+        out.print(f"{what}: {searched}, {test.share:.2%} {interval} on the test images")
     if found.divergence is not None:
         told = f"{found.divergence:.4g} nats from the float network on the search images"
         out.print(f"divergence: {told}", soft_wrap=whole)
@@ -60,6 +65,8 @@ def print_report(report: "SearchReport", arguments: argparse.Namespace) -> None:
     front = report.explanation.front
     if front is not None:
         out.print(front_table(front.points, front.metric, front.unit), crop=False)
+        for line in _about_front(report, arguments.front):
+            out.print(line, soft_wrap=whole)
         written += f", front-1.policy.json to front-{len(front.points)}.policy.json"
     if report.explanation.unsolved is not None:
         out.print(f"no front: {report.explanation.unsolved}", soft_wrap=whole, markup=False)
@@ -88,6 +95,27 @@ def bench_command(arguments: argparse.Namespace) -> str:
     return shlex.join([*words, "--vs", "float", "--vs", "w8a8"])
 
 
+def _about_front(report: "SearchReport", asked: str) -> Iterator[str]:
+    """Say why a front is short, what lies beyond the budget, and what scores better."""
+    from quantmeter.search_options import parse_front
+
+    front, best = report.explanation.front, report.result.archive[0]
+    assert front is not None
+    if len(front.points) < (count := parse_front(asked).count):
+        yield f"{len(front.points)} budgets of {count}: the others have the same optimum"
+    budget = report.summary["budgets"].get(front.metric.value)
+    limit = math.inf if budget is None else budget["limit"]
+    beyond = [n for n, point in enumerate(front.points, 1) if point.budget > limit]
+    if beyond:
+        yield f"front-{beyond[0]} and those behind it may cost more than the budget of the search"
+    for number, point in enumerate(front.points, start=1):
+        if number not in beyond and point.score is not None and point.score > best.score:
+            yield (
+                f"front-{number} scores {point.score:.4g} within the budget, more than what the "
+                f"search found ({best.score:.4g}): --warm exact starts from such policies"
+            )
+
+
 def _effort(report: "SearchReport") -> Iterator[str]:
     """Say how much was tried, and whether the agent kept trying what is new."""
     log = report.result.log
@@ -101,6 +129,8 @@ def _effort(report: "SearchReport") -> Iterator[str]:
             f"{log['collapsed_share']:.0%} of which found little new (sampling temperature up to "
             f"{log['highest_temperature']:.3g}){learned}"
         )
+    if log.get("refitted_to"):
+        yield f"proxy loss: {report.summary['proxy']}, in units of the score"
     if log.get("gave_up"):
         yield "ended before its evaluations were spent: nothing new was proposed any more"
     pareto = report.explanation.pareto

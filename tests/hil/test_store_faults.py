@@ -53,7 +53,10 @@ def test_a_file_that_is_no_database_is_refused_and_not_touched(
 ) -> None:
     path = tmp_path / "store"
     path.write_bytes(content)
-    refused(path, "no SQLite database; move it away, or name another file by QUANTMETER_STORE")
+    refused(
+        path,
+        "no SQLite database; move it away, or name another file by --store or QUANTMETER_STORE",
+    )
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])

@@ -75,6 +75,11 @@ def test_a_tie_of_fewer_than_two_layers_is_rejected(group: tuple[str, ...]) -> N
         resolve_ties(example_network(), [group])
 
 
+def test_a_misspelled_word_for_residual_groups_is_recognised() -> None:
+    with pytest.raises(PolicyError, match=r"not residul .did you mean 'residual'"):
+        resolve_ties(example_network(), [["residul"]])
+
+
 def test_an_unknown_layer_is_named() -> None:
     with pytest.raises(PolicyError, match="no layer 'nothere'"):
         resolve_ties(example_network(), [(example_network().layer_names[0], "nothere")])

@@ -81,7 +81,7 @@ def test_an_agent_is_kept_and_continued(data: Data, tmp_path: Path) -> None:
     assert [t.index.tolist() for t in later.result.trials] != indices[0]
     asked = json.loads((tmp_path / "later/request.json").read_text())["request"]["init_from"]
     assert len(set(asked)) == 1
-    run(data, method="random", out=tmp_path / "first")
+    run(data, method="random", out=tmp_path / "first", anew=True)
     assert not (tmp_path / "first/agent.npz").exists(), "of an earlier run"
 
 
@@ -151,5 +151,5 @@ def test_contradictions_are_one_clear_line(data: Data, tmp_path: Path) -> None:
         with pytest.raises(QuantmeterError, match=f"leave out --race or .* {constraint}"):
             run(data, objective=Objective(constraint, weights), scoring=Scoring(race=2))
     size = Objective("weighted", ("size=1",))
-    with pytest.raises(BudgetError, match="a weight of size needs a size budget"):
+    with pytest.raises(BudgetError, match="a weight of size needs a budget for size"):
         run(data, objective=size)

@@ -1,6 +1,7 @@
 """A search that was ended goes on: no evaluation is repeated, and the result is the same."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -189,13 +190,15 @@ def test_a_half_written_last_line_is_evaluated_again(
     assert caplog.messages == [told]
 
 
+@pytest.mark.parametrize("damage", [{}, {"score": math.nan}, {"accuracy": 5.0}, {"score": "0.5"}])
 def test_a_damaged_line_in_the_middle_is_told(
-    files: tuple[Path, Path], tmp_path: Path, evaluations: Evaluations
+    damage: dict[str, object], files: tuple[Path, Path], tmp_path: Path, evaluations: Evaluations
 ) -> None:
     ended(files, tmp_path, evaluations)
     trials = tmp_path / "trials.jsonl"
     lines = trials.read_bytes().split(b"\n")
-    trials.write_bytes(b"\n".join([lines[0], b"{}", *lines[2:]]))
+    line = {**json.loads(lines[1]), **damage} if damage else {}
+    trials.write_bytes(b"\n".join([lines[0], json.dumps(line).encode(), *lines[2:]]))
     with pytest.raises(QuantmeterError, match=r"line 2 is no trial.*--anew"):
         run(files, tmp_path)
 
@@ -253,15 +256,35 @@ def test_a_search_that_does_not_repeat_itself_is_told(
         run(files, tmp_path)
 
 
-def test_a_finished_search_is_replaced(
+def test_a_finished_search_is_read_back_and_only_replaced_when_asked(
     files: tuple[Path, Path], tmp_path: Path, evaluations: Evaluations
 ) -> None:
-    run(files, tmp_path)
+    first = run(files, tmp_path)
+    before = contents(tmp_path)
     evaluations.policies.clear()
-    report = run(files, tmp_path, seed=1)
+    report = run(files, tmp_path)
+    assert report.read_back == first.result.evaluations
+    assert evaluations.policies == []
+    assert contents(tmp_path) == before
+    with pytest.raises(QuantmeterError, match="holds a search that differs in seed: give another"):
+        run(files, tmp_path, seed=1)
+    assert contents(tmp_path) == before
+    report = run(files, tmp_path, seed=1, anew=True)
     assert report.read_back == 0
     assert len(evaluations.policies) == report.result.evaluations
     assert json.loads((tmp_path / "request.json").read_text())["request"]["seed"] == 1
+
+
+@pytest.mark.parametrize("name", ["policy.json", "trials.jsonl", "result.json"])
+def test_files_of_something_else_are_not_replaced_unasked(
+    name: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(QuantmeterError, match=f"holds {name} of something else: give another"):
+        run(files, tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+    run(files, tmp_path, anew=True)
+    assert (tmp_path / name).read_text() != "precious"
 
 
 def test_two_searches_do_not_share_a_folder(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -124,6 +124,35 @@ def test_a_search_that_runs_out_of_proposals_says_so(
     assert "ended before its evaluations were spent" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_front_says_what_is_beyond_the_budget_and_why_it_is_short(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(folder, "--method uniform --reward proxy --front latency=60")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "budgets of 60: the others have the same optimum" in told
+    assert "may cost more than the budget of the search" in told
+    assert "within the budget, more than what the search found" in told, "uniform is no optimum"
+    assert "agreement with the float network: " in told, "the images have no classes"
+    assert "accuracy: " not in told
+
+
+def test_a_refitted_proxy_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, result = search(folder, "--method random --refit 20 --sensitivity output-mse")
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("refitted to 20 policies, in units of the score" in told) == (
+        "refitted" in result["proxy"]
+    )
+
+
+def test_a_search_without_any_budget_warns(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    line = "search M.onnx --data D.npz --cost latency=analytical:haq --method exact --no-store"
+    assert main([*line.split(), "--out", "FREE"]) == 0
+    assert "no budget keeps layers from float32" in caplog.text
+
+
 def test_no_option_of_a_search_is_left_untried_here() -> None:
     """What other tests of commands try is named there."""
     elsewhere = {

@@ -309,7 +309,7 @@ def test_a_front_is_told_and_written_a_policy_for_each_budget(data: Data, tmp_pa
     grid = np.linspace(0, reference, 20001)[1:]
     best = [max((s for cost, s in known if cost <= limit), default=0.0) for limit in grid]
     assert share == pytest.approx(np.mean(best), abs=1e-3)
-    run(data, out=tmp_path)
+    run(data, out=tmp_path, anew=True)
     assert not list(tmp_path.glob("front-*")), "of an earlier run"
 
 

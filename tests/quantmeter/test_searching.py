@@ -105,7 +105,7 @@ def test_the_run_folder_holds_what_was_found(method: str, run, digits: Subject) 
 
 
 def test_no_method_beats_the_exact_optimum_of_the_proxy_loss(run) -> None:  # type: ignore[no-untyped-def]
-    reports = [run(method)[0] for method in METHODS]
+    reports = [run(method)[0] for method in METHODS if method != "zero-shot"]  # its own proxy
     assert len({report.optimum.loss for report in reports}) == 1
     for report in reports:
         assert report.found.loss >= report.optimum.loss * (1 - 1e-9)
@@ -272,11 +272,11 @@ def test_no_choice_left_is_an_error(digits: Subject, small_data: Data) -> None:
         _quick(digits, small_data, choices=parse_choices("w4a4,fp16"))
 
 
-def test_a_second_search_into_the_same_folder_replaces_every_file_of_the_first(
+def test_a_search_that_replaces_another_replaces_every_file_of_it(
     digits: Subject, small_data: Data, tmp_path: Path
 ) -> None:
     _quick(digits, small_data, out=tmp_path)
-    second = _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
+    second = _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path, anew=True)
     assert Policy.read(tmp_path / "policy.json") == second.policy
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["budgets"]["size"]["limit"] == 170_000
@@ -294,7 +294,7 @@ def test_an_interrupted_search_leaves_nothing_of_an_earlier_one(
 
     monkeypatch.setattr("quantmeter.searching.run_method", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path)
+        _quick(digits, small_data, budgets=["size=170kB"], out=tmp_path, anew=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "trials.jsonl"]
     assert (tmp_path / "trials.jsonl").read_text() == ""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantization.bits import BitWidths
-from quantization.errors import DataError, QuantmeterError
+from quantization.errors import DataError, ModelError, QuantmeterError
 from quantization.policy import Policy
 from quantization.reading import read_network
 from quantmeter.cli import main
@@ -38,6 +38,14 @@ def fails():
 
 def asks(path):
     return path
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if x.sum() > 0 else -x.mean((2, 3))
+
+def decides():
+    task = tiny()
+    return Task(Decides(), task.train, task.search, task.test)
 """
 
 
@@ -92,8 +100,15 @@ def test_what_is_no_task_is_told_in_one_line(
 
 @pytest.mark.usefixtures("_here")
 def test_what_the_tasks_own_module_lacks_is_not_hidden() -> None:
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_nobody_has"):
+    with pytest.raises(DataError, match=r"my_broken_task cannot .*'a_module_that_nobody_has'"):
         load_task("my_broken_task:tiny")
+
+
+@pytest.mark.usefixtures("_here")
+def test_what_torch_cannot_export_is_one_line() -> None:
+    with pytest.raises(ModelError, match="torch cannot export the task's module: ") as caught:
+        open_task(load_task("my_task:decides"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("_here")
@@ -108,8 +123,8 @@ def test_search_takes_a_task_instead_of_model_and_data(
     assert read_network(tmp_path / "RUN/model.onnx").digest == found["network"]
     for wrong, message in (
         (["--task", "my_task:tiny", "MODEL.onnx"], "leave out MODEL.onnx and --data"),
-        ([], "give MODEL.onnx and --data"),
-        (["MODEL.onnx"], "or --task MODULE:FUNCTION"),
+        ([], "MODEL.onnx is missing: give it right behind"),
+        (["MODEL.onnx"], "images are missing: give --data DATA.npz"),
         (["--task", "my_task:no_task"], "returned int"),
     ):
         assert main(["search", *wrong, *line.split()]) == 2
