@@ -218,7 +218,7 @@ def test_what_an_earlier_run_trained_is_removed(bench: Workbench, tmp_path: Path
     assert (tmp_path / "trained.onnx").exists()
     for name in ("trained-1.onnx", "trained-1.json", "model.onnx", "trained_resnet.onnx"):
         (tmp_path / name).write_text("{}")
-    search(bench, **given)
+    search(bench, **given, anew=True)
     assert [path.name for path in tmp_path.glob("*.onnx")] == ["trained_resnet.onnx"]
     assert not list(tmp_path.glob("trained*.json"))
 
