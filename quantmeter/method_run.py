@@ -1,7 +1,7 @@
 """One search method run on what was prepared, and what to say where it finds nothing."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
@@ -14,11 +14,12 @@ from quantmeter.refitting import joined
 from quantmeter.scoring import Scorer
 from quantmeter.search_options import CONSTRAINTS
 from search import methods
-from search.exact import Solution
+from search.exact import solve
 from search.greedy import greedy_policy
 from search.problem import Problem
 from search.reinforce_config import Constraint, ReinforceConfig
 from search.searcher import Searcher, SearchResult, Trial
+from search.starting import accepted_start
 
 if TYPE_CHECKING:
     from search.transfer import SavedAgent
@@ -128,21 +129,56 @@ def above_as_a_whole(method: str) -> str:
     )
 
 
-def start_policy(problem: Problem, optimum: Solution, warm: str | None) -> IndexArray | None:
+def start_policy(
+    problem: Problem,
+    warm: str | None,
+    scorer: Scorer,
+    record: Callable[[Trial], None] | None = None,
+) -> IndexArray | None:
     """Return the policy that a search starts from, (L,).
 
-    None to start cold, or if greedy search finds nothing within the budgets, which is logged.
+    Where policies are priced as a whole, one that is within the budgets so, see
+    `search.starting.accepted_start`.
+
+    Args:
+        problem: what is searched.
+        warm: one of `quantmeter.search_options.STARTS`, or None.
+        scorer: of the search.
+        record: called with each start that was rejected as measured: a search that goes on must
+            not measure it again.
+
+    Returns:
+        None to start cold, or if nothing is found within the budgets, which is logged.
     """
     if warm is None:
         return None
-    if warm == "exact":
-        return optimum.index
-    found = greedy_policy(problem)
+
+    def accepts(index: IndexArray) -> bool:
+        score = scorer.of(index)
+        if score.rejected and record is not None:
+            loss = float(problem.proxy_loss(index[None])[0])
+            costs = {metric: float(cost[0]) for metric, cost in problem.costs(index[None]).items()}
+            record(Trial(index, score.value, loss, costs, f"{warm} start"))
+        return not score.rejected
+
+    found: IndexArray | None
+    if scorer.limited:
+        found = accepted_start(problem, _STARTS[warm], accepts, scorer.limited)
+    else:
+        found = _STARTS[warm](problem)
     if found is None:
-        _LOGGER.warning(
-            "greedy search finds nothing within the budgets: the search starts cold; --warm exact "
-            "starts from the optimum of the proxy loss"
-        )
-        return None
-    index: IndexArray = found[0]
-    return index
+        other = "" if warm == "exact" else "; --warm exact starts from the optimum of the proxy"
+        _LOGGER.warning("%s search finds no start within the budgets: a cold one%s", warm, other)
+    return found
+
+
+def _greedy(problem: Problem) -> IndexArray | None:
+    found = greedy_policy(problem)
+    return None if found is None else found[0]
+
+
+_STARTS: Mapping[str, Callable[[Problem], IndexArray | None]] = {
+    "greedy": _greedy,
+    "exact": lambda problem: solve(problem).index,
+}
+"""By the names of `quantmeter.search_options.STARTS`."""

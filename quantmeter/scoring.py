@@ -183,6 +183,11 @@ class Scorer:
             oracle=self._oracle,
         )
 
+    @property
+    def limited(self) -> frozenset[Metric]:
+        """The costs of whole policies above which a policy is rejected."""
+        return frozenset() if self._totals is None else frozenset(self._totals.limits)
+
     def without_limits(self) -> "Scorer":
         """Return what scores alike, all to the end, whatever a policy costs as a whole."""
         known = {row: s for row, s in self._known.items() if not (s.rejected or s.abandoned)}

@@ -283,7 +283,7 @@ def search(
             seed=seed,
             searcher=configured(
                 method,
-                start_policy(prepared.problem, optimum, warm),
+                start_policy(prepared.problem, warm, scorer, record),
                 objective.constraint,
                 inherited,
                 None if folder is None else lambda made: made.write(Path(folder.path / AGENT)),

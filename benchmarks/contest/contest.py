@@ -14,8 +14,10 @@ from benchmarks.contest.tasks import Objective, Task
 from costmodels.table import BoolArray, FloatArray
 from quantization.bits import FLOAT32
 from quantization.policy import IndexArray, Policy
+from search.greedy import greedy_policy
 from search.methods import MethodSettings, make_searcher
 from search.problem import Problem
+from search.starting import accepted_start
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORING = (ROOT / "quantization", ROOT / "search" / "oracle.py")
@@ -89,6 +91,22 @@ class Contest:
         if not self.objective.whole or self.share is None:
             return None
         return self.share * self._measured(Policy.uniform(self.task.bench.network, FLOAT32))
+
+    def start(self) -> IndexArray | None:
+        """Return what greedy search finds, (L,), within the budget as measured; None if nothing."""
+
+        def find(problem: Problem) -> IndexArray | None:
+            found = greedy_policy(problem)
+            return None if found is None else found[0]
+
+        if self.whole_limit is None:
+            return find(self.problem)
+        return accepted_start(
+            self.problem,
+            find,
+            lambda index: bool(self.evaluate(index[None])[0] > -np.inf),
+            [self.objective.metric],
+        )
 
     def search(self, method: str, seed: int, evaluations: int, start: IndexArray) -> dict[str, Any]:
         """Return the policy that a method finds, and how many it scored."""

@@ -174,7 +174,8 @@ def test_the_help_says_what_drift_does_and_what_search_and_bench_check(call: Cal
 
 USES = {
     "bench": "bench M.onnx P.json --blocks 8 --json",
-    "search": "search M.onnx --data D.npz --method greedy --budget size=0.6x --out RUN --anew --json",
+    "search": "search M.onnx --data D.npz --method greedy --budget size=0.6x --out RUN --anew "
+    "--json",
 }
 
 

@@ -401,7 +401,7 @@ def test_a_start_that_greedy_search_does_not_find_is_told(
 ) -> None:
     monkeypatch.setattr("quantmeter.method_run.greedy_policy", lambda _problem: None)
     run(data, warm="greedy")
-    assert "the search starts cold; --warm exact" in caplog.text
+    assert "greedy search finds no start within the budgets: a cold one; --warm" in caplog.text
 
 
 def test_the_proxy_is_refitted_to_policies_that_were_scored(data: Data, tmp_path: Path) -> None:

@@ -90,6 +90,33 @@ def test_policies_above_their_budget_as_a_whole_are_rejected_and_recorded(
     assert best["search_accuracy"] == max(t["score"] for t in trials if not t["rejected"])
 
 
+@pytest.mark.parametrize("warm", ["greedy", "exact"])
+def test_a_warm_search_starts_within_its_budget_as_a_whole_and_goes_on_from_there(
+    warm: str, data: Data, dear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"budgets": ["latency=0.5x"], "warm": warm, "episodes": 12}
+    totals = Scoring(totals=f"table:{dear}")
+    report = run(data, scoring=totals, out=tmp_path / "whole", **given)
+    lines = (tmp_path / "whole/trials.jsonl").read_text().splitlines()
+    trials = [json.loads(line) for line in lines]
+    starts = [trial for trial in trials if trial["origin"] == f"{warm} start"]
+    assert 0 < len(starts) < len(trials)
+    assert trials[: len(starts)] == starts
+    assert all(trial["rejected"] for trial in starts)
+    first = report.result.trials[0]
+    assert (first.origin, first.rejected) == ("random start", False)
+    assert len(trials) == len(starts) + report.result.evaluations
+    # ended behind the first rejected start
+    (tmp_path / "ended").mkdir()
+    for path in (tmp_path / "whole").iterdir():
+        (tmp_path / "ended" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "ended/result.json").unlink()
+    (tmp_path / "ended/trials.jsonl").write_text(lines[0] + "\n")
+    assert run(data, scoring=totals, out=tmp_path / "ended", **given).read_back == 1
+    for name in ("trials.jsonl", "result.json"):
+        assert (tmp_path / "ended" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
 def test_a_search_that_is_left_with_nothing_says_so(data: Data, dear: Path) -> None:
     with pytest.raises(BudgetError, match=r"what greedy found is above.*an iterative method"):
         run(
