@@ -147,7 +147,7 @@ def test_the_commands_that_it_proposes_work(call: Call, line: str) -> None:
     priced = call(commands["price it"])
     assert (priced.status, priced.err) == (0, "")
     assert "total: " in priced.out
-    searched = call(f"{commands['search with it']} --method exact --out RUN")
+    searched = call(f"{commands['search with it']} --method exact --out RUN --anew")
     assert (searched.status, searched.err) == (0, "")
     assert "latency: predicted" in searched.out
 
@@ -197,7 +197,7 @@ def test_a_search_finds_the_optimum_of_an_imported_table_within_a_budget_in_cycl
     call: Call,
 ) -> None:
     line = "search MODEL.onnx --data DATA.npz --cost table:T.json --choices w2a8,w4a8,w8a8"
-    answer = call(f"{line} --method exact --budget latency=0.2Mcycles --out RUN --json")
+    answer = call(f"{line} --method exact --budget latency=0.2Mcycles --out RUN --anew --json")
     assert (answer.status, answer.err) == (0, "")
     budget = answer.json["budgets"]["latency"]
     assert (budget["limit"], budget["unit"]) == (200_000, "cycles")
@@ -212,7 +212,9 @@ def test_a_search_finds_the_optimum_of_an_imported_table_within_a_budget_in_cycl
 def test_bits_for_other_hardware_are_searched_without_an_export(call: Call, folder: Path) -> None:
     call("import hawq hawq.json MODEL.onnx --out NEW.json")
     line = "search MODEL.onnx --data DATA.npz --cost table:NEW.json --choices w4a4,w8a8 --out RUN"
-    answer = call(f"{line} --no-export --method exact --budget latency=7ms --tie stem,head --json")
+    answer = call(
+        f"{line} --anew --no-export --method exact --budget latency=7ms --tie stem,head --json"
+    )
     assert (answer.status, answer.err) == (0, "")
     assert answer.json["best"]["policy"]["layers"] == {
         "stem": "w4a4",
@@ -220,7 +222,7 @@ def test_bits_for_other_hardware_are_searched_without_an_export(call: Call, fold
         "head": "w4a4",
     }
     assert "size" not in answer.json["best"]["costs"]
-    told = call(f"{line} --no-export --episodes 5 --budget latency=9ms")
+    told = call(f"{line} --anew --no-export --episodes 5 --budget latency=9ms")
     assert (told.status, told.err) == (0, "")
     assert "quantmeter bench" not in told.out
     assert Policy.read(folder / "RUN" / "policy.json").layers.keys() == set(LAYERS)
