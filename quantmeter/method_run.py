@@ -94,9 +94,10 @@ def run_method(
     Raises:
         BudgetError: if neither the method nor the earlier stage found a policy within the budgets.
     """
+    scorer = scorer or Scorer(prepared, "accuracy")
     result = (searcher or configured(method, start)).search(
         prepared.problem,
-        scorer or Scorer(prepared, "accuracy"),
+        scorer,
         evaluations=episodes,
         seed=seed,
         progress=progress,
@@ -105,7 +106,7 @@ def run_method(
     if first is not None:
         result = joined(prepared, first, result)
     if result.best is None:
-        raise BudgetError(_nothing_found(method, result))
+        raise BudgetError(_nothing_found(method, result) + scorer.closest())
     return result
 
 

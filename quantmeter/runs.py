@@ -170,6 +170,7 @@ def summarize(
         else {
             "backends": {metric.value: model.name for metric, model in totals.models.items()},
             "limits": {metric.value: limit for metric, limit in totals.limits.items()},
+            "units": {metric.value: totals.unit(metric).value for metric in totals.models},
         },
         "certificate": {
             **explanation.certificate.to_dict(),

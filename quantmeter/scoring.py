@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodels.model import BackendContext, CostModel, unit_of
 from costmodels.table import FloatArray
-from costmodels.units import Metric
+from costmodels.units import SI_UNIT, Metric, Unit, format_quantity
 from hil.calibration import FailedPolicyError
 from quantization.bits import FLOAT32
 from quantization.errors import BudgetError
@@ -54,10 +54,16 @@ class Totals:
     Args:
         models: what prices whole policies, by metric.
         limits: the most that a metric may cost so; a policy above is rejected.
+        units: that a model answers in, where that is not the SI unit: a table may count cycles.
     """
 
     models: Mapping[Metric, CostModel]
     limits: Mapping[Metric, float]
+    units: Mapping[Metric, Unit] = field(default_factory=dict)
+
+    def unit(self, metric: Metric) -> Unit:
+        """Return the unit of a metric's costs and limit."""
+        return self.units.get(metric, SI_UNIT[metric])
 
     def costs(self, policy: PolicyBatch, prepared: Prepared) -> dict[Metric, float] | None:
         """Return what one policy costs; None if it could not be built, run or timed."""
@@ -105,12 +111,12 @@ def open_totals(
             f"{min(models)}=0.7x, or leave out --totals"
         )
     floats = PolicyBatch.of(network, [Policy.uniform(network, FLOAT32)])
-    limits = {}
+    limits, units = {}, {}
     for budget in budgets:
         if budget.metric not in models:
             continue
         model = models[budget.metric]
-        unit = unit_of(model, network, (FLOAT32,), budget.metric)
+        unit = units[budget.metric] = unit_of(model, network, (FLOAT32,), budget.metric)
         if budget.relative:
             limits[budget.metric] = budget.resolve(
                 float(model.total(network, floats, budget.metric)[0])
@@ -122,7 +128,7 @@ def open_totals(
                 f"{budget} cannot be compared with totals in {unit.value}; give a fraction, such "
                 f"as {budget.metric.value}=0.7x"
             )
-    return Totals(models, limits)
+    return Totals(models, limits, units)
 
 
 class Scorer:
@@ -187,6 +193,19 @@ class Scorer:
     def limited(self) -> frozenset[Metric]:
         """The costs of whole policies above which a policy is rejected."""
         return frozenset() if self._totals is None else frozenset(self._totals.limits)
+
+    def closest(self) -> str:
+        """Say how close to the limits policies came as a whole; "" where nothing was measured."""
+        said = []
+        if self._totals is None:
+            return ""
+        for metric, limit in self._totals.limits.items():
+            unit = self._totals.unit(metric)
+            measured = [s.measured[metric] for s in self._known.values() if metric in s.measured]
+            if measured:
+                least, most = (format_quantity(x, unit) for x in (min(measured), limit))
+                said.append(f"; the least {metric.value} of a whole policy was {least} of {most}")
+        return "".join(said)
 
     def without_limits(self) -> "Scorer":
         """Return what scores alike, all to the end, whatever a policy costs as a whole."""

@@ -296,7 +296,7 @@ def search(
         assert result.best is not None
         score = scorer.of(result.best)
         if score.value == -math.inf:  # zero-shot scores nothing by itself
-            raise BudgetError(above_as_a_whole(method))
+            raise BudgetError(above_as_a_whole(method) + scorer.closest())
         found = describe(prepared, method, result.best, optimum, result.log, score)
         if folder is not None:  # what follows refines or explains it, and may fail
             folder.keep({POLICY: found.policy.to_json()})

@@ -142,7 +142,7 @@ def _effort(report: "SearchReport") -> Iterator[str]:
 
 def _costs(report: "SearchReport") -> Iterator[str]:
     """Say what the best policy costs in each budgeted metric, and as a whole."""
-    from costmodels.units import SI_UNIT, Metric, Unit, format_quantity
+    from costmodels.units import Metric, Unit, format_quantity
 
     found, summary = report.found, report.summary
     for name, budget in summary["budgets"].items():
@@ -156,7 +156,8 @@ def _costs(report: "SearchReport") -> Iterator[str]:
             "" if exact else f", {said}"
         )
     for metric, measured in found.measured.items():
-        totals, unit = summary["totals"], SI_UNIT[metric]
+        totals = summary["totals"]
+        unit = Unit(totals["units"][metric.value])
         limit = totals["limits"].get(metric.value)
         within = "" if limit is None else f" of {format_quantity(limit, unit)}"
         named = totals["backends"][metric.value]

@@ -118,7 +118,8 @@ def test_a_warm_search_starts_within_its_budget_as_a_whole_and_goes_on_from_ther
 
 
 def test_a_search_that_is_left_with_nothing_says_so(data: Data, dear: Path) -> None:
-    with pytest.raises(BudgetError, match=r"what greedy found is above.*an iterative method"):
+    least = r"an iterative method, .*; the least latency of a whole policy was .*s of .*s$"
+    with pytest.raises(BudgetError, match=rf"what greedy found is above.*{least}"):
         run(
             data,
             scoring=Scoring(totals=f"table:{dear}"),
@@ -180,6 +181,26 @@ def test_absolute_budgets_hold_for_totals_in_the_same_unit(data: Data, dear: Pat
     with pytest.raises(BackendError, match="did you mean 'ort'"):
         open_totals("orr", BackendContext(), requests, NETWORK)
     assert requests[0].unit is Unit.SECONDS
+
+
+def test_totals_in_cycles_are_told_in_cycles(data: Data, tmp_path: Path) -> None:
+    table = backend("analytical:haq").table(NETWORK, CHOICES, Metric.LATENCY)
+    value = 3e9 * table.unary.value
+    path = tmp_path / "C.json"
+    made = replace(table, unit=Unit.CYCLES, unary=replace(table.unary, value=value))
+    path.write_text(made.to_json())
+    report = run(data, episodes=5, scoring=Scoring(totals=f"table:{path}"))
+    totals = report.summary["totals"]
+    assert totals["units"] == {"latency": "cycles"}
+    [cost] = report.found.measured.values()
+    assert cost == pytest.approx(3e9 * report.found.costs[Metric.LATENCY])
+    bench = open_workbench(NETWORK, data)
+    given = f"table:{path}", BackendContext(), parse_budgets(["latency=0.5x"]), NETWORK
+    prepared = prepare(bench, Costs({Metric.LATENCY: backend("analytical:haq")}), (), CHOICES)
+    scorer = Scorer(prepared, "proxy", open_totals(*given))
+    assert scorer.closest() == "", "nothing was measured"
+    scorer.of(np.full(len(NETWORK.layers), len(CHOICES) - 1, np.uint8))
+    assert scorer.closest().endswith("cycles")
 
 
 class Crashing:
