@@ -1,4 +1,4 @@
-"""The front door: three verbs, two checks and an import, the command line and the report page.
+"""The front door: three verbs and what goes with them, the command line and the report page.
 
     quantmeter.calibrate(...)      cost tables for a device
     quantmeter.calibrate_device(...)   this device, for networks that were never measured

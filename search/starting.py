@@ -11,6 +11,7 @@ from search.problem import Problem
 STEP = 0.97
 """What is left of the tables' budgets after each start that was measured to be above."""
 TRIES = 12
+"""Starts that are looked for."""
 
 
 def accepted_start(
