@@ -15,11 +15,10 @@ from quantmeter.scoring import Scorer
 from quantmeter.search_options import CONSTRAINTS
 from search import methods
 from search.exact import solve
-from search.greedy import greedy_policy
 from search.problem import Problem
 from search.reinforce_config import Constraint, ReinforceConfig
 from search.searcher import Searcher, SearchResult, Trial
-from search.starting import accepted_start
+from search.starting import accepted_start, greedy_start
 
 if TYPE_CHECKING:
     from search.transfer import SavedAgent
@@ -173,13 +172,8 @@ def start_policy(
     return found
 
 
-def _greedy(problem: Problem) -> IndexArray | None:
-    found = greedy_policy(problem)
-    return None if found is None else found[0]
-
-
 _STARTS: Mapping[str, Callable[[Problem], IndexArray | None]] = {
-    "greedy": _greedy,
+    "greedy": greedy_start,
     "exact": lambda problem: solve(problem).index,
 }
 """By the names of `quantmeter.search_options.STARTS`."""

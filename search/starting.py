@@ -1,4 +1,4 @@
-"""A start that is within its budgets as measured, not by the sums of the tables alone."""
+"""Where a search starts: within its budgets as measured, not by the sums of the tables alone."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -6,12 +6,19 @@ from dataclasses import replace
 from costmodels.units import Metric
 from quantization.errors import BudgetError
 from quantization.policy import IndexArray
+from search.greedy import greedy_policy
 from search.problem import Problem
 
 STEP = 0.97
 """What is left of the tables' budgets after each start that was measured to be above."""
 TRIES = 12
 """Starts that are looked for."""
+
+
+def greedy_start(problem: Problem) -> IndexArray | None:
+    """Return what greedy search finds, (L,), or None if it never becomes feasible."""
+    found = greedy_policy(problem)
+    return None if found is None else found[0]
 
 
 def accepted_start(

@@ -14,10 +14,9 @@ from benchmarks.contest.tasks import Objective, Task
 from costmodels.table import BoolArray, FloatArray
 from quantization.bits import FLOAT32
 from quantization.policy import IndexArray, Policy
-from search.greedy import greedy_policy
 from search.methods import MethodSettings, make_searcher
 from search.problem import Problem
-from search.starting import accepted_start
+from search.starting import accepted_start, greedy_start
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORING = (ROOT / "quantization", ROOT / "search" / "oracle.py")
@@ -94,16 +93,11 @@ class Contest:
 
     def start(self) -> IndexArray | None:
         """Return what greedy search finds, (L,), within the budget as measured; None if nothing."""
-
-        def find(problem: Problem) -> IndexArray | None:
-            found = greedy_policy(problem)
-            return None if found is None else found[0]
-
         if self.whole_limit is None:
-            return find(self.problem)
+            return greedy_start(self.problem)
         return accepted_start(
             self.problem,
-            find,
+            greedy_start,
             lambda index: bool(self.evaluate(index[None])[0] > -np.inf),
             [self.objective.metric],
         )

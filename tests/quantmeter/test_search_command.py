@@ -136,12 +136,16 @@ def test_a_front_says_what_is_beyond_the_budget_and_why_it_is_short(
     assert "accuracy: " not in told
 
 
-def test_a_refitted_proxy_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, result = search(folder, "--method random --refit 20 --sensitivity output-mse")
-    told = " ".join(capsys.readouterr().out.split())
-    assert ("refitted to 20 policies, in units of the score" in told) == (
-        "refitted" in result["proxy"]
-    )
+def test_a_refitted_proxy_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "--method random --refit 12"
+    for refit, told in ((lambda loss, *_: loss, False), (lambda loss, *_: 2 * loss, True)):
+        monkeypatch.setattr("quantmeter.refitting.refit", refit)
+        _, result = search(folder, line)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("proxy loss: kl, refitted to 12 policies, in units" in said) is told
+        assert result["proxy"] == ("kl, refitted to 12 policies" if told else "kl")
 
 
 def test_a_search_without_any_budget_warns(

@@ -399,7 +399,7 @@ def test_a_network_with_ties_of_its_own_is_searched_within_them(data: Data) -> N
 def test_a_start_that_greedy_search_does_not_find_is_told(
     data: Data, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantmeter.method_run.greedy_policy", lambda _problem: None)
+    monkeypatch.setattr("search.starting.greedy_policy", lambda _problem: None)
     run(data, warm="greedy")
     assert "greedy search finds no start within the budgets: a cold one; --warm" in caplog.text
 
