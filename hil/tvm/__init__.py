@@ -1,0 +1,1 @@
+"""Kernels of our own, compiled by Apache TVM."""
