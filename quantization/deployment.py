@@ -17,12 +17,16 @@ _IDLE_OPTIONS = frozenset({"accuracy_level"})
 
 @dataclass(frozen=True)
 class Target:
-    """An execution provider of ONNX Runtime, as far as it decides what can be deployed.
+    """What is to run a network, as far as it decides what can be deployed.
+
+    An execution provider of ONNX Runtime, or kernels of our own.
 
     Args:
         name: as reasons name it.
         narrow: the bits beside float32 for which it has kernels; stands for all choices that
             execute these.
+        own_kernels: whether it has kernels of its own for each width, as what is compiled by
+            Apache TVM has.
 
     >>> [given.label for given in CUDA_TARGET.formats]
     ['float16', 'float32']
@@ -30,6 +34,7 @@ class Target:
 
     name: str
     narrow: BitWidths
+    own_kernels: bool = False
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -44,7 +49,8 @@ class Target:
 
 CPU_TARGET = Target("the CPU provider", BitWidths(8, 8))
 CUDA_TARGET = Target("the CUDA provider", BitWidths(16, 16, half=True))
-TARGETS = {each.name: each for each in (CPU_TARGET, CUDA_TARGET)}
+TVM_TARGET = Target("TVM", BitWidths(8, 8), own_kernels=True)
+TARGETS = {each.name: each for each in (CPU_TARGET, CUDA_TARGET, TVM_TARGET)}
 
 
 @dataclass(frozen=True)
@@ -140,19 +146,21 @@ def misfit_of(layer: Layer, bits: BitWidths) -> str:
 
 
 def not_deployable(layer: Layer, bits: BitWidths, target: Target = CPU_TARGET) -> str:
-    """Say why a provider of ONNX Runtime cannot run `layer` at `bits` as asked; "" if it can.
+    """Say why a target cannot run `layer` at `bits` as asked; "" if it can.
 
     Channel groups run: all integer widths execute one kernel, which takes a scale per channel.
 
     Args:
         layer: the layer.
         bits: what is asked for.
-        target: the provider.
+        target: who is to run it.
     """
     if bits == FLOAT32:
         return ""
     if misfit := misfit_of(layer, bits):
         return misfit
+    if target.own_kernels:
+        return _not_compiled(layer, bits)
     if target.narrow.half:
         return "" if bits.half else f"runs as float on {target.name}, which has no integer kernels"
     if bits.half or 16 in bits.weight_widths or bits.activations == 16:
@@ -163,4 +171,19 @@ def not_deployable(layer: Layer, bits: BitWidths, target: Target = CPU_TARGET) -
         return "no kernels for activations below 8 bits"
     if layer.kind == "ConvTranspose":
         return "no integer kernel for ConvTranspose"
+    return ""
+
+
+def _not_compiled(layer: Layer, bits: BitWidths) -> str:
+    """Say why kernels of our own cannot run a quantized layer; "" if they can."""
+    if bits.half:
+        return "no kernels of half precision in TVM here"
+    if bits.reads.is_float:
+        return "no kernel in TVM here multiplies floats by integers"
+    if layer.kind == "ConvTranspose":
+        return "no integer kernel for ConvTranspose in TVM here"
+    if not layer.has_weights and bits != BitWidths(8, 8):
+        return "products of two activations run at w8a8 and w32a32 only"
+    if layer.kind == "Conv" and (len(layer.kernel) > 2 or layer.batch > 1):
+        return "kernels of TVM convolve one image, over one or two axes"
     return ""

@@ -33,19 +33,28 @@ def windows(
     rank = x.dim() - 2
     strides = given.get("strides", [1] * rank)
     dilations = given.get("dilations", [1] * rank)
-    pads = _pads(x.shape[2:], kernel, strides, dilations, given)
+    pads = pads_of(x.shape[2:], kernel, strides, dilations, given)
     if pads[:rank] == pads[rank:]:
         return x, strides, pads[:rank], dilations
     return F.pad(x, torch_padding(pads), value=zero), strides, [0] * rank, dilations
 
 
-def _pads(
+def pads_of(
     size: Sequence[int],
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
     given: Mapping[str, Any],
 ) -> list[int]:
+    """Return the pads of a window: all begins, then all ends.
+
+    Args:
+        size: extents of the image.
+        kernel: extents of the window.
+        strides: along each axis.
+        dilations: along each axis.
+        given: attributes of the ONNX operator.
+    """
     mode = given.get("auto_pad", b"NOTSET").decode()
     if mode in ("NOTSET", ""):
         return list(given.get("pads", [0] * (2 * len(size))))
@@ -105,7 +114,7 @@ def pool(x: Tensor, given: Mapping[str, Any], *, largest: bool) -> Tensor:
     rank = len(kernel)
     strides = given.get("strides", [1] * rank)
     dilations = given.get("dilations", [1] * rank)
-    pads = _pads(x.shape[2:], kernel, strides, dilations, given)
+    pads = pads_of(x.shape[2:], kernel, strides, dilations, given)
     ceil = bool(given.get("ceil_mode", 0))
     if rank != 2 or (not largest and (ceil or set(dilations) != {1})):
         raise ModelError(

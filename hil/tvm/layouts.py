@@ -89,7 +89,7 @@ class Dequantize:
         lanes = lanes_of(self.count)
         with T.serial(self.count // lanes) as i:
             integer = load(given, i * lanes, self.content, lanes)
-            store(made, i * lanes, _dequantized(integer, factors, lanes), lanes)
+            store(made, i * lanes, dequantized(integer, factors, lanes), lanes)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class ChannelsLast:
             def values(channel: Expression) -> Expression:
                 start = (image * channels + channel) * pixels + first
                 value = given[_places(start, 1, lanes)]
-                return value if factors is None else _quantized(value, factors, lanes)
+                return value if factors is None else quantized(value, factors, lanes)
 
             origin = named((image * pixels + first) * step)
             if step == SMALL and content == "uint8" and lanes > 1:
@@ -202,7 +202,7 @@ class ChannelsFirst:
                 place = (image * pixels + first) * step + channel
                 value = given[_places(place, step, lanes)]
                 if factors is not None:
-                    value = _dequantized(value, factors, lanes)
+                    value = dequantized(value, factors, lanes)
                 start = (image * channels + channel) * pixels + first
                 T.buffer_store(made, value, [_places(start, 1, lanes)])
 
@@ -265,7 +265,7 @@ class Concat:
         with T.serial(pixels) as pixel:
             place = pixel * step
             for source, channels in zip(sources, self.channels, strict=True):
-                _emit_copy(source, pixel * channel_step(channels), made, place, channels)
+                emit_copy(source, pixel * channel_step(channels), made, place, channels)
                 place = place + channels
             for pad in range(step - total):
                 T.buffer_store(made, tirx.const(0, content), [place + pad])
@@ -299,14 +299,16 @@ def concat_table(given: AffineGrid, result: AffineGrid) -> npt.NDArray[np.uint8]
     return table
 
 
-def _quantized(real: Expression, factors: Buffer, lanes: int) -> Expression:
-    ratio = T.nearbyint(real / spread(factors[0], lanes))
-    return saturated(ratio + spread(factors[1], lanes), lanes)
+def quantized(real: Expression, factors: Buffer, lanes: int, first: int = 0) -> Expression:
+    """Return floats as uint8 of the grid whose `grid_factors` lie from `first` on."""
+    ratio = T.nearbyint(real / spread(factors[first], lanes))
+    return saturated(ratio + spread(factors[first + 1], lanes), lanes)
 
 
-def _dequantized(integer: Expression, factors: Buffer, lanes: int) -> Expression:
-    shifted = cast(integer, "float32", lanes) - spread(factors[1], lanes)
-    return shifted * spread(factors[0], lanes)
+def dequantized(integer: Expression, factors: Buffer, lanes: int, first: int = 0) -> Expression:
+    """Return the floats that integers stand for; see `quantized`."""
+    shifted = cast(integer, "float32", lanes) - spread(factors[first + 1], lanes)
+    return shifted * spread(factors[first], lanes)
 
 
 def _interleaved(parts: list[Expression], lanes: int) -> Expression:
@@ -333,7 +335,7 @@ def _overlapping(run: Expression, lanes: int, pixels: int) -> Expression:
     return named(T.min(run * lanes, pixels - lanes) if pixels % lanes else run * lanes)
 
 
-def _emit_copy(
+def emit_copy(
     given: Buffer, start: Expression, made: Buffer, place: Expression, count: int
 ) -> None:
     """Copy a run of `count` elements, in the widest vectors that fit."""

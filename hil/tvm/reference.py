@@ -76,8 +76,16 @@ def expected(kernel: ConvolutionKernel, given: Operands) -> Array:
     return scaled.clip(*_LIMITS[content]).astype(content)
 
 
-def random_operands(kernel: ConvolutionKernel, seed: int = 0) -> Operands:
-    """Return operands that use the whole range of inputs, weights and outputs."""
+def random_operands(
+    kernel: ConvolutionKernel, activations: int | None = None, seed: int = 0
+) -> Operands:
+    """Return operands that use the whole range of inputs, weights and outputs.
+
+    Args:
+        kernel: what is to be run on them.
+        activations: bits of the inputs; None for those of their type.
+        seed: of what is drawn.
+    """
     shape, draw = kernel.shape, np.random.default_rng(seed)
     kind = (shape.out_channels, *shape.kernel, 1 if shape.depthwise else shape.in_channels)
     extent = (shape.height, shape.width, shape.in_channels)
@@ -86,16 +94,15 @@ def random_operands(kernel: ConvolutionKernel, seed: int = 0) -> Operands:
         bias = draw.standard_normal(shape.out_channels).astype(np.float32)
         return Operands(parts[0], parts[1], bias, None, (-np.inf, np.inf))
     content = np.iinfo(kernel.arithmetic.inputs)
-    inputs = draw.integers(content.min, content.max + 1, extent)
+    high = content.max if activations is None else content.min + 2**activations - 1
+    inputs = draw.integers(content.min, high + 1, extent)
     most = 2 ** (kernel.bits - 1)
     weights = draw.integers(-most, most, kind)
     products = np.prod(kind[1:])
-    points = (37, 11) if kernel.bits <= 8 else (-300, 1000)
+    points = (content.min + (high - content.min) // 7, 11)
     middle = products * (inputs.mean() - points[0]) / 2  # weights are half a step below zero
     steps = draw.integers(-1000, 1000, shape.out_channels) + int(middle)
-    spread = np.sqrt(products) * most / 2 * (content.max - content.min) / 4
+    spread = np.sqrt(products) * most / 2 * (high - content.min) / 4
     wanted = (content.max - content.min) / 4
-    factors = (draw.random(shape.out_channels) + 0.5) * wanted / spread
-    return Operands(
-        inputs.astype(content.dtype), weights, steps, factors.astype(np.float32), points
-    )
+    factors = ((draw.random(shape.out_channels) + 0.5) * wanted / spread).astype(np.float32)
+    return Operands(inputs.astype(content.dtype), weights, steps, factors, points)

@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def run(kernel: ConvolutionKernel, seed: int = 0) -> None:
-    given = random_operands(kernel, seed)
+    given = random_operands(kernel, seed=seed)
     target = {"kind": "llvm", "mcpu": PROCESSORS[kernel.instructions.name], "num-cores": 1}
     built = tvm.compile(kernel.function(), tvm.target.Target(target))
     shape, cpu = kernel.shape, tvm.cpu(0)
