@@ -64,6 +64,8 @@ class BackendContext:
         anew: measuring backends first remove what `store` holds of a network that they measure.
         brief: `CostModel.total` of measuring backends times each policy as briefly as one of a
             table's many is, for searches that ask for hundreds; what they find is timed again.
+        remote: ``HOST:PORT/KEY`` of a board's tracker, for backends that measure on boards; "" for
+            this machine.
     """
 
     threads: int = 1
@@ -74,6 +76,7 @@ class BackendContext:
     progress: Callable[[float, str], None] = field(default=lambda _share, _what: None)
     anew: bool = False
     brief: bool = False
+    remote: str = ""
 
 
 BackendFactory = Callable[[str, BackendContext], CostModel]

@@ -106,6 +106,9 @@ class CostModelContract:
     choices: ClassVar[Sequence[BitWidths]] = DEFAULT_CHOICES
     """Choices that tables are asked for; at least two, at least one of them supported."""
 
+    policies: ClassVar[int] = POLICIES
+    """Random policies in a batch; fewer where each takes a backend seconds."""
+
     exemptions: ClassVar[Mapping[str, str]] = {}
     """Name of a contract test to the reason why this backend does not keep it."""
 
@@ -186,7 +189,7 @@ class CostModelContract:
 
     def test_pricing_its_table_equals_the_sum_over_the_cells(self, subject: Subject) -> None:
         for _, table in subject.each_table():
-            batch = random_policies(table, subject.network, POLICIES)
+            batch = random_policies(table, subject.network, self.policies)
             assert len(batch), "no policy is supported as a whole"
             expected = [
                 reference_total(table, subject.network, batch[i]) for i in range(len(batch))
@@ -195,7 +198,7 @@ class CostModelContract:
 
     def test_total_is_the_sum_over_the_cells_of_the_table(self, subject: Subject) -> None:
         for metric, table in subject.each_table():
-            batch = random_policies(table, subject.network, POLICIES)
+            batch = random_policies(table, subject.network, self.policies)
             expected = [
                 reference_total(table, subject.network, batch[i]) for i in range(len(batch))
             ]
@@ -205,7 +208,7 @@ class CostModelContract:
 
     def test_total_is_deterministic(self, subject: Subject) -> None:
         for metric, table in subject.each_table():
-            batch = random_policies(table, subject.network, POLICIES)
+            batch = random_policies(table, subject.network, self.policies)
             first = subject.model.total(subject.network, batch, metric)
             again = subject.model.total(subject.network, batch, metric)
             np.testing.assert_array_equal(first, again)

@@ -1,0 +1,34 @@
+"""The backend ``tvm`` as the registry finds it; without Apache TVM it says how to get that."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from costmodels.errors import BackendError
+from costmodels.model import BackendContext
+
+if TYPE_CHECKING:
+    from hil.tvm.live import TvmLive
+
+
+def require_tvm() -> None:
+    """Raise unless Apache TVM is installed.
+
+    Raises:
+        BackendError: says how to get it.
+    """
+    if find_spec("tvm") is None:
+        raise BackendError("Apache TVM is not installed: pip install 'quantmeter[tvm]'")
+
+
+def create(argument: str, context: BackendContext) -> "TvmLive":
+    """Measure kernels that TVM compiles: ``tvm``, or ``tvm:mcpu=NAME`` for another processor.
+
+    Raises:
+        BackendError: if TVM is not installed, the processor is not known, or the board is not
+            there.
+    """
+    require_tvm()
+    from hil.tvm.live import TvmLive
+    from hil.tvm.machine import parse_machine
+
+    return TvmLive(context, parse_machine(argument) if argument else None)
