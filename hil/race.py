@@ -1,11 +1,13 @@
 """Compares models in a worker process, which a model may crash or hang."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from hil.compare import CompareOptions, Comparison, compare_many
 from hil.ort import Runner
 from hil.providers import CPU, Provider
+from hil.turns import Run
 from hil.worker import Worker
 from quantization.quantizer import Float32Array
 
@@ -19,6 +21,8 @@ class Race:
 
     Args:
         models: serialized ONNX models by name.
+        libraries: files that ``quantmeter export --runtime tvm`` wrote, by name; they take part
+            beside the models.
         reference: the name of the one that all others are compared with.
         again: that of the same model, loaded once more: what it differs by is noise.
         feed: inputs by name that every run uses.
@@ -34,6 +38,7 @@ class Race:
     threads: int
     options: CompareOptions
     provider: Provider = CPU
+    libraries: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Racer:
@@ -53,11 +58,16 @@ class Racer:
             BackendError: if the provider's device is not there.
             ModelError: if the runtime refuses a model.
         """
-        runs = {
+        runs: dict[str, Run] = {
             name: Runner(model, race.threads, race.feed, provider=race.provider)
             for name, model in race.models.items()
         }
         reference = runs.pop(race.reference)
+        if race.libraries:
+            from hil.tvm.compiling import CompiledNetwork
+
+            for name, path in race.libraries.items():
+                runs[name] = CompiledNetwork.read(path).bound(race.feed)
         return compare_many(runs, reference, race.options, again=race.again)
 
 

@@ -215,7 +215,7 @@ def benchmark(
     if twice := sorted({*rivals, FLOAT, _AGAIN} & set(policies)):
         raise PolicyError(f"{twice[0]!r} names a policy and a rival; give its path as ./{twice[0]}")
     asked = {**policies, **{name: parse_rival(name, bench) for name in rivals}}
-    predicted = _predict(bench, costs, asked)  # says what cannot be priced before the timing
+    predicted = predicted_costs(bench, costs, asked)  # says what cannot be priced before the timing
     modelled = modelled_energy(bench.network, costs, asked) if energy else None
     models = {name: bench.export(policy) for name, policy in asked.items()}
     feed = one_feed(bench.network, bench.range_inputs)
@@ -294,9 +294,14 @@ def _accuracy_on_test(bench: Workbench, runner: Runner) -> Interval:
     return Interval.wilson(count_right(found, expected), len(images))
 
 
-def _predict(
+def predicted_costs(
     bench: Workbench, costs: Costs | None, asked: Mapping[str, Policy]
 ) -> dict[str, tuple[float | None, float | None]]:
+    """Return what is predicted of each policy: seconds, and the ratio to the float network.
+
+    Raises:
+        BackendError: if the cost model predicts nothing that is measured.
+    """
     if costs is None or Metric.LATENCY not in costs.models:
         return dict.fromkeys(asked, (None, None))
     model, policies = costs.model(Metric.LATENCY), list(asked.values())

@@ -26,6 +26,7 @@ def calibrate(
     seed: int = 0,
     store: Path | None = None,
     anew: bool = False,
+    remote: str = "",
     progress: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> CostTable:
     """Measure the latency of every layer of a network at every choice.
@@ -42,6 +43,7 @@ def calibrate(
         store: file of the measurements that are kept; a run that was ended goes on from there, and
             what was measured within the last day is not measured again. None keeps none.
         anew: remove first what the store holds of this network, so that all is measured again.
+        remote: ``HOST:PORT/KEY`` of the board that ``tvm`` measures on; "" for this machine.
         progress: called with the share done and what is being done.
 
     Returns:
@@ -59,6 +61,7 @@ def calibrate(
         store=store,
         anew=anew,
         progress=progress,
+        remote=remote,
     )
     costs = parse_costs([cost], context)
     priced = costs.models.get(Metric.LATENCY)

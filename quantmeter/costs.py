@@ -19,6 +19,8 @@ from quantization.errors import did_you_mean
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 
+BOARDS = frozenset({"tvm"})
+"""Backends that measure on boards."""
 _STORED = "table:"
 
 
@@ -148,6 +150,9 @@ def parse_costs(
     """
     named: dict[Metric, CostModel] = {}
     general: list[CostModel] = []
+    backends = {_metric_of(text)[1].partition(":")[0] for text in texts}
+    if context.remote and not backends & BOARDS:
+        raise BackendError("--remote names a board, on which only --cost tvm measures")
     for text in texts:
         metric, spec = _metric_of(text)
         if metric is None:
@@ -169,7 +174,8 @@ def parse_costs(
                 )
             found[metric] = model
     target = _target(found.values())
-    return Costs({**found, Metric.SIZE: ExportedSize(target)} if exported else found)
+    files = CPU_TARGET if target.own_kernels else target  # the file is ONNX, whoever compiles it
+    return Costs({**found, Metric.SIZE: ExportedSize(files)} if exported else found)
 
 
 def measuring_device(models: Iterable[CostModel]) -> Device:

@@ -84,6 +84,7 @@ def search(
     seconds: float = 60.0,
     seed: int = 0,
     store: Path | None = None,
+    remote: str = "",
     exported: bool = True,
     tables: Mapping[str, CostTable] | None = None,
     out: str | Path | None = None,
@@ -126,6 +127,7 @@ def search(
         seed: of split and search.
         store: file of the measurements that a measuring backend keeps; None keeps none.
             Sensitivities are kept beside it.
+        remote: ``HOST:PORT/KEY`` of the board that ``tvm`` measures on; "" for this machine.
         exported: whether the policy is to be exported. If not, as for other hardware, choices that
             ONNX Runtime cannot run are allowed too, and nothing has a size.
         tables: to use for ``table:FILE`` instead of what the file holds, by the file as in `cost`.
@@ -180,6 +182,7 @@ def search(
         inputs=bench.range_inputs,
         store=store,
         progress=progress,
+        remote=remote,
     )
     costs = parse_costs(cost, context, exported=exported, tables=tables)
     if not costs.models:

@@ -139,8 +139,13 @@ class Workbench:
             PolicyError: if the policy does not fit the network or is not deployable.
         """
         self.exporter.size_bytes(policy)  # says what does not fit before anything slow is run
+        exporter, corrections = self.parameters(policy)
+        return exporter.build(policy, corrections)
+
+    def parameters(self, policy: Policy) -> tuple[Exporter, Corrections]:
+        """Return what a deployable model of `policy` is made of, whoever runs it."""
         bench = self._with_ranges_of(policy)
-        return bench.exporter.build(policy, bench.corrections(policy))
+        return bench.exporter, bench.corrections(policy)
 
     def _with_ranges_of(self, policy: Policy) -> "Workbench":
         """This workbench, or one with the ranges that the policy's options ask for."""

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 from quantmeter.commands.drift import add_old_tables, check_named_tables
 from quantmeter.commands.options import (
+    ONNX_RUNTIME,
     Subparsers,
     add_command,
     add_costs,
     add_data,
     add_device,
     add_model,
+    add_runtime,
     add_seed,
     add_store,
     add_threads,
@@ -25,7 +27,6 @@ from quantmeter.commands.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hil.compare import Comparison
     from quantmeter.benchmarking import Benchmark
 
 
@@ -39,6 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_seed(parser)
     add_threads(parser)
     add_device(parser)
+    add_runtime(parser)
     add_store(parser)
     add_old_tables(parser)
     parser.add_argument(
@@ -70,6 +72,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Benchmark; exit 1 if an audit fails."""
+    if arguments.runtime != ONNX_RUNTIME:
+        from quantmeter.commands.bench_compiled import run_compiled
+
+        return run_compiled(arguments)
     from costmodels.model import BackendContext
     from hil.providers import find_provider
     from quantmeter.benchmarking import benchmark, read_policies
@@ -87,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         inputs=bench.range_inputs,
         store=store_of(arguments),
+        remote=arguments.remote,
     )
     costs = parse_costs(arguments.cost, context, tables=tables) if arguments.cost else None
     with progress_bar("benchmarking") as progress:
@@ -110,17 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(result.audit.ok for result in found.results) else 1
 
 
-def verdict_of(name: str, compared: "Comparison") -> str:
-    """Return in words what the comparison of a file with the float network found."""
-    if name == "float":
-        return "reference"
-    if compared.verdict.value == "undecided":
-        return f"no difference above {compared.detectable:.1%}"
-    return compared.verdict.value
-
-
 def _print(found: "Benchmark") -> None:
     from costmodels.units import Unit, format_quantity
+    from quantmeter.commands.verdicts import verdict_of
 
     rows = table(
         f"Timed interleaved, {found.mode.value}, paired against float",

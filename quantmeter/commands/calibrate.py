@@ -9,6 +9,7 @@ from quantmeter.commands.options import (
     add_choices,
     add_command,
     add_data,
+    add_remote,
     add_seed,
     add_store,
     add_threads,
@@ -40,7 +41,8 @@ def add_parser(subparsers: Subparsers) -> None:
     add_choices(parser)
     add_seed(parser)
     add_threads(parser)
-    parser.add_argument("--cost", default="ort", metavar="BACKEND", help="default ort")
+    parser.add_argument("--cost", default="ort", metavar="BACKEND", help="ort (default) or tvm")
+    add_remote(parser)
     add_time(parser)
     add_store(parser)
     parser.add_argument(
@@ -91,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             store=store_of(arguments),
             anew=arguments.anew,
+            remote=arguments.remote,
             progress=progress,
         )
     write(out, table.to_json())
@@ -107,6 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if masked:
         console().print(f"no layer can run at {', '.join(masked)} here: masked in the table")
+    if kernels := table.source.get("kernels"):
+        console().print(f"{out}: {kernels} kernels timed, {table.source['instructions']}")
+        return 0
     if summary["policies"] is None:
         console().print(f"{out}: written as {arguments.cost} has it; nothing was measured")
         return 0

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_bar("pricing") as progress:
         seconds = parse_duration(arguments.time)
         context = BackendContext(arguments.threads, seconds, store=store_of(arguments))
-        context = replace(context, progress=progress)
+        context = replace(context, progress=progress, remote=arguments.remote)
         costs = parse_costs(arguments.cost, context, tables=tables)
         bills, left_out = _bills(costs, network, policy, asked)
     if arguments.plot is not None:

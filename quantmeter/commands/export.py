@@ -4,12 +4,16 @@ import argparse
 from pathlib import Path
 
 from quantmeter.commands.options import (
+    ONNX_RUNTIME,
     Subparsers,
     add_command,
     add_data,
     add_device,
     add_model,
+    add_remote,
+    add_runtime,
     add_seed,
+    add_store,
     console,
     print_json,
 )
@@ -23,11 +27,24 @@ def add_parser(subparsers: Subparsers) -> None:
     add_data(parser)
     add_seed(parser)
     add_device(parser)
-    parser.add_argument("--out", required=True, metavar="Q.onnx", help="the file that is written")
+    add_runtime(parser)
+    add_remote(parser)
+    add_store(parser)
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the ONNX file that is written; with --runtime tvm the shared library, .so, or for "
+        "another system an archive of objects to be linked there, .tar",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, audit, and write the file only if the audit passes."""
+    if arguments.runtime != ONNX_RUNTIME:
+        from quantmeter.commands.export_compiled import run_compiled
+
+        return run_compiled(arguments)
     from hil.audit import audit
     from hil.providers import find_provider
     from quantization.deployment import idle_options

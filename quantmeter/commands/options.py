@@ -19,6 +19,7 @@ from quantization.errors import BitWidthError
 
 Subparsers = Any  # argparse's own class for them is private
 Run = Callable[[argparse.Namespace], int]
+ONNX_RUNTIME = "onnxruntime"
 _SEEDS = 2**32
 _LINE_EVERY_S = 30.0
 
@@ -54,8 +55,20 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[METRIC=]BACKEND",
-        help="analytical:PRESET, table:FILE, calibrated:DEVICE.json or ort; "
+        help="analytical:PRESET, table:FILE, calibrated:DEVICE.json, ort or tvm; "
         "repeat for several metrics",
+    )
+    add_remote(parser)
+
+
+def add_remote(parser: argparse.ArgumentParser) -> None:
+    """Add the board of the backend ``tvm``."""
+    parser.add_argument(
+        "--remote",
+        default="",
+        metavar="HOST:PORT/KEY",
+        help="a board behind Apache TVM's RPC tracker, on which tvm measures; the protocol has no "
+        "authentication: keep it on loopback, or on a network of your own",
     )
 
 
@@ -75,6 +88,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Add what executes exported files."""
     parser.add_argument(
         "--device", default="cpu", metavar="NAME", help="cpu, or cuda for a GPU (default cpu)"
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add who runs what is deployed."""
+    parser.add_argument(
+        "--runtime",
+        default=ONNX_RUNTIME,
+        metavar="NAME",
+        help="onnxruntime (default), or tvm: compiled by Apache TVM into a shared library with "
+        "kernels for each width; tvm:mcpu=NAME,mtriple=TRIPLE for another processor",
     )
 
 

@@ -229,6 +229,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=parse_duration(arguments.time),
             seed=arguments.seed,
             store=store_of(arguments),
+            remote=arguments.remote,
             exported=not arguments.no_export,
             tables=tables,
             out=arguments.out,
