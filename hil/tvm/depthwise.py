@@ -69,9 +69,10 @@ class DepthwiseKernel(ConvolutionKernel):
         down, across = shape.output
         pixels = self._tile
         tiles, rest = -(-across // pixels), across % pixels
-        with T.serial(shape.out_step // CHANNELS) as block:
+        # Rows first: what all channels read of some rows stays in the first cache.
+        with T.grid(down, shape.out_step // CHANNELS) as (row, block):
             weights = [self._loaded(to.weights, block, chunk) for chunk in range(use.chunks)]
-            with T.grid(down, tiles) as (row, tile):
+            with T.serial(tiles) as tile:
                 first = tile * pixels
                 first = named(T.min(first, across - pixels) if rest else first)
                 line = row * shape.stride[0] * width + first * shape.stride[1]
