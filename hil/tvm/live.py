@@ -112,8 +112,12 @@ class TvmLive:
             StoreError: if the store cannot be used any more.
         """
         self._require(metric)
-        prices = Prices(self._exporter(network), self.machine, self._operation, self._step)
+        prices = self.prices(network)
         return priced_table(prices, choices, self._source(), self._context.progress)
+
+    def prices(self, network: Network) -> Prices:
+        """Return what prices the steps of a network."""
+        return Prices(self._exporter(network), self.machine, self._operation, self._step)
 
     def total(self, network: Network, policies: PolicyBatch, metric: Metric, /) -> FloatArray:
         """Compile and time the whole network of each policy; (P,) seconds, p10.

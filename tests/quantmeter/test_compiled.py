@@ -1,0 +1,167 @@
+"""``quantmeter export`` and ``bench --runtime tvm``: a library per policy, beside ONNX Runtime."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm", reason="Apache TVM is not installed: pip install 'quantmeter[tvm]'")
+
+from costmodels.sketch import Sketch
+from hil.tvm.compiling import CompiledNetwork
+from quantization.bits import BitWidths
+from quantization.policy import Policy
+from quantization.reading import read_network
+from quantmeter.cli import main
+
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, images, and two policies: of integers alone, and with a float layer."""
+    made = tmp_path_factory.mktemp("compiled")
+    sketch = Sketch()
+    x = sketch.conv(sketch.input((1, 3, 8, 8)), 16, kernel=3, name="first")
+    x = sketch.conv(sketch.node("Relu", x), 24, name="second")
+    x = sketch.node("Flatten", sketch.node("GlobalAveragePool", x), axis=1)
+    weight = sketch.constant(np.random.default_rng(3).normal(size=(24, 10)).astype(np.float32))
+    network = sketch.network(sketch.node("MatMul", x, weight, name="last"))
+    (made / "m.onnx").write_bytes(network.model.SerializeToString())
+    random = np.random.default_rng(0)
+    images = random.standard_normal((IMAGES, 3, 8, 8)).astype(np.float32)
+    np.savez(made / "d.npz", x=images, y=random.integers(0, 10, IMAGES))
+    names = network.layer_names
+    four, eight = BitWidths(4, 8), BitWidths(8, 8)
+    policies = {
+        "integers": Policy(dict(zip(names, (eight, four, four), strict=True))),
+        "mixed": Policy({names[0]: eight}),
+        "narrow": Policy(dict.fromkeys(names, BitWidths(2, 2))),
+        "wide": Policy(dict.fromkeys(names, BitWidths(4, 32))),
+    }
+    for name, policy in policies.items():
+        (made / f"{name}.json").write_text(policy.to_json())
+    return made
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_library_is_written_that_runs_in_one_call(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "q.so"
+    status, printed, _ = run(
+        capsys, "export", folder / "m.onnx", folder / "integers.json", "--data", folder / "d.npz",
+        "--runtime", "tvm", "--out", out, "--json",
+    )  # fmt: skip
+    assert status == 0
+    told = json.loads(printed)
+    assert told["size_bytes"] == out.stat().st_size
+    assert (told["kernels"]["4 bits"], told["kernels"]["8 bits"]) == (2, 1)
+    assert told["outputs"] == {
+        "images": 8, "exact": True, "largest_difference": 0.0, "against": "onnxruntime",
+    }  # fmt: skip
+    compiled = CompiledNetwork.read(out)
+    assert compiled.inputs == {"x": (1, 3, 8, 8)}
+    image = np.load(folder / "d.npz")["x"][:1]
+    [logits] = compiled.run({"x": image})
+    assert logits.shape == (1, 10)
+
+    onnx = folder / "q.onnx"
+    status, _, _ = run(
+        capsys, "export", folder / "m.onnx", folder / "integers.json", "--data", folder / "d.npz",
+        "--out", onnx,
+    )  # fmt: skip
+    assert status == 0
+    from hil.ort import Runner
+
+    [expected] = Runner(onnx.read_bytes(), 1, {"x": image})()
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_a_policy_that_onnxruntime_cannot_run_is_compared_with_the_simulation(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, printed, _ = run(
+        capsys, "export", folder / "m.onnx", folder / "narrow.json",
+        "--runtime", "tvm", "--out", folder / "narrow.so", "--json",
+    )  # fmt: skip
+    assert status == 0
+    outputs = json.loads(printed)["outputs"]
+    assert outputs["against"] == "the accuracy simulation"
+    assert outputs["largest_difference"] < 1e-2
+
+
+def test_an_archive_for_another_processor_is_written_without_timing_anything(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "board.tar"
+    status, printed, _ = run(
+        capsys, "export", folder / "m.onnx", folder / "integers.json", "--out", out,
+        "--runtime", "tvm:mcpu=cortex-a72,mtriple=aarch64-linux-gnu",
+    )  # fmt: skip
+    assert status == 0
+    assert "portable" in printed
+    assert "rule of thumb" in printed
+    assert out.stat().st_size > 0
+
+
+def test_compiled_policies_are_timed_beside_onnxruntime(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, printed, _ = run(
+        capsys, "bench", folder / "m.onnx", folder / "integers.json", folder / "mixed.json",
+        "--data", folder / "d.npz", "--runtime", "tvm", "--cost", "tvm", "--blocks", 8, "--json",
+    )  # fmt: skip
+    assert status == 0
+    found: dict[str, Any] = json.loads(printed)
+    rows = {row["policy"]: row for row in found["results"]}
+    integers, mixed = (rows[str(folder / f"{name}.json")] for name in ("integers", "mixed"))
+    assert integers["outputs"]["exact"]
+    assert mixed["outputs"]["largest_difference"] < 0.1
+    assert rows["w8a8"]["outputs"]["exact"]
+    assert rows["float"]["ratio_to_float"]["mid"] == 1
+    assert rows["w8a8 (onnxruntime)"]["size_bytes"] > 0
+    for row in (integers, mixed, rows["w8a8"]):
+        assert row["predicted_s"] > 0
+        assert 0 <= row["accuracy"] <= 1
+    network = read_network(folder / "m.onnx")
+    assert sum(n for name, n in integers["kernels"].items() if "bits" in name) == len(
+        network.layers
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("integers.json", "--runtime", "tvn"), "no runtime 'tvn'"),
+        (("integers.json", "--runtime", "tvm", "--device", "cuda"), "leave --device out"),
+        (("integers.json", "--runtime", "tvm", "--energy"), "leave it out"),
+        (("integers.json", "--runtime", "tvm", "--threads", "2"), "one thread"),
+        (("integers.json", "--runtime", "tvm:mcpu=haswell"), "times on this machine"),
+        (("wide.json", "--runtime", "tvm"), "multiplies floats by integers"),
+    ],
+)
+def test_what_cannot_be_timed_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    name, *rest = arguments
+    status, _, error = run(capsys, "bench", folder / "m.onnx", folder / name, *rest)
+    assert status == 2
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_compiled_network_has_a_suffix(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = run(
+        capsys, "export", folder / "m.onnx", folder / "integers.json",
+        "--runtime", "tvm", "--out", folder / "q.onnx.so.zip",
+    )  # fmt: skip
+    assert status == 2
+    assert ".so or .tar" in error
