@@ -1,6 +1,6 @@
 """Kernels that Apache TVM compiles for us beside ONNX Runtime's, layer by layer.
 
-    OMP_NUM_THREADS=1 python benchmarks/tvm_kernels.py            # 19 layers, 8 minutes
+    OMP_NUM_THREADS=1 python benchmarks/tvm_kernels.py            # 19 layers, 2 minutes
     OMP_NUM_THREADS=1 python benchmarks/tvm_kernels.py --quick    # 3 small ones, for the test
 
 Layers of MobileNetV2, ResNet-18 and a transformer block 768 wide, at batch 1. Each row is one

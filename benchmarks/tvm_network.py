@@ -1,6 +1,6 @@
 """Whole networks compiled by Apache TVM beside ONNX Runtime, uniform and searched.
 
-    OMP_NUM_THREADS=1 python benchmarks/tvm_network.py                  # 15 minutes
+    OMP_NUM_THREADS=1 python benchmarks/tvm_network.py                  # 6 minutes
     OMP_NUM_THREADS=1 python benchmarks/tvm_network.py mobilenet_v2
     OMP_NUM_THREADS=1 python benchmarks/tvm_network.py --quick          # the demo's, for the test
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,15 +22,20 @@ class Run:
     Args:
         module: that a board loaded.
         arguments: of its ``main``, on the board.
+        others: more arguments, of which runs on this machine take the next ones each time.
     """
 
     module: Any
     arguments: Sequence[Any]
+    others: Sequence[Sequence[Any]] = ()
 
     def bound(self) -> Callable[[], object]:
         """Return what runs it once."""
         function, arguments = self.module["main"], self.arguments
-        return lambda: function(*arguments)
+        if not self.others:
+            return lambda: function(*arguments)
+        turn = cycle((arguments, *self.others))
+        return lambda: function(*next(turn))
 
 
 class Board(Protocol):
