@@ -45,6 +45,12 @@ from tests.scripts import run_script
         ("throughput.py", r"rate +\d+ policies a minute[^$]*inference +[\d.]+%"),
         ("train_digits.py", r"[\d.]+ ?%"),
         ("transfer.py", r"from one run +median[^$]*ratio [^$]*from 2 runs +median[^$]*ratio "),
+        ("tvm_kernels.py", r"avx|portable[^$]*dw 32 7 +[\d.]+ [^$]*1 row 96-64 +[\d.]+ "),
+        (
+            "tvm_network.py",
+            r"uniform: outputs equal [^$]*searched: outputs equal [^$]*tvm searched +[\d.]+ ms[^$]*"
+            r"compiled from cold in [\d.]+ s",
+        ),
         ("unseen_networks.py", r"calibrated +error +[\d.]+%[^$]*MACs x bits +error +[\d.]+%"),
     ],
 )

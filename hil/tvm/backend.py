@@ -9,6 +9,8 @@ from costmodels.model import BackendContext
 if TYPE_CHECKING:
     from hil.tvm.live import TvmLive
 
+COLD = "cold"
+
 
 def require_tvm() -> None:
     """Raise unless Apache TVM is installed.
@@ -23,6 +25,8 @@ def require_tvm() -> None:
 def create(argument: str, context: BackendContext) -> "TvmLive":
     """Measure kernels that TVM compiles: ``tvm``, or ``tvm:mcpu=NAME`` for another processor.
 
+    With ``cold`` among what stands behind the colon, the caches are emptied before each run.
+
     Raises:
         BackendError: if TVM is not installed, the processor is not known, or the board is not
             there.
@@ -31,4 +35,7 @@ def create(argument: str, context: BackendContext) -> "TvmLive":
     from hil.tvm.live import TvmLive
     from hil.tvm.machine import parse_machine
 
-    return TvmLive(context, parse_machine(argument) if argument else None)
+    parts = [part for part in argument.split(",") if part]
+    described = ",".join(part for part in parts if part != COLD)
+    machine = parse_machine(described) if described else None
+    return TvmLive(context, machine, cold=COLD in parts)

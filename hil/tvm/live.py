@@ -35,7 +35,7 @@ from hil.tvm.program import Program, Step
 from hil.tvm.remote import RemoteBoard
 from hil.tvm.tables import Prices, priced_table
 from hil.tvm.tiles import Tile
-from hil.tvm.timer import KERNEL, TimerSetup
+from hil.tvm.timer import COLD_TIMING, KERNEL, WARM_TIMING, TimerSetup
 from hil.worker import Worker
 from quantization.bits import BitWidths
 from quantization.deployment import TVM_TARGET, Corrections, ExportOptions, not_deployable
@@ -58,6 +58,8 @@ class TvmLive:
     Args:
         context: threads, real inputs, store, board, and whether to measure anew.
         machine: what kernels are compiled for; None for the board's own processor.
+        cold: whether the caches are emptied before each run. Else a kernel's inputs are in the
+            first ones, and its weights further away.
 
     Attributes:
         name: the backend's.
@@ -72,10 +74,12 @@ class TvmLive:
     metrics = frozenset({Metric.LATENCY})
     target = TVM_TARGET
 
-    def __init__(self, context: BackendContext, machine: Machine | None = None) -> None:
+    def __init__(
+        self, context: BackendContext, machine: Machine | None = None, *, cold: bool = False
+    ) -> None:
         if context.threads != 1:
             raise BackendError("kernels of tvm run on one thread; leave --threads out")
-        self.name = "tvm"
+        self.name = "tvm:cold" if cold else "tvm"
         self._context = context
         address = Address.parse(context.remote) if context.remote else None
         self.machine = machine or (this_machine() if address is None else _board_machine(address))
@@ -87,7 +91,7 @@ class TvmLive:
             store = Store(context.store, self.device, since_s=since_s)
             weakref.finalize(self, store.close)
             self._store = store
-        self._setup = TimerSetup(self.machine, address)
+        self._setup = TimerSetup(self.machine, address, COLD_TIMING if cold else WARM_TIMING)
         self._worker = Worker("hil.tvm.timer:Timer", self._setup, limit_s=_LIMIT_S)
         weakref.finalize(self, self._worker.close)
         self._bench = Bench(self._worker, self._store)
@@ -95,8 +99,11 @@ class TvmLive:
 
     @property
     def is_here(self) -> bool:
-        """Whether kernels run on this machine."""
-        return self._setup.address is None and self.machine == this_machine()
+        """Whether kernels run on this machine.
+
+        Those for another processor of its kind may, or use what it lacks and crash in the worker.
+        """
+        return self._setup.address is None and not self.machine.mtriple
 
     @property
     def is_measured(self) -> bool:
@@ -107,11 +114,13 @@ class TvmLive:
         """Time the kernels of `network` at each choice.
 
         Raises:
-            BackendError: if another metric is asked for, or no layer runs at any of the choices.
+            BackendError: if another metric is asked for, no layer runs at any of the choices, or
+            kernels do not run here.
             DataError: if the inputs do not fit the network.
             StoreError: if the store cannot be used any more.
         """
         self._require(metric)
+        self._require_runs()
         prices = self.prices(network)
         return priced_table(prices, choices, self._source(), self._context.progress)
 
@@ -123,7 +132,7 @@ class TvmLive:
         """Compile and time the whole network of each policy; (P,) seconds, p10.
 
         Raises:
-            BackendError: if another metric is asked for.
+            BackendError: if another metric is asked for, or kernels do not run here.
             DataError: if the inputs do not fit the network.
             FailedPolicyError: if a policy crashed or hung.
             PolicyError: if a policy is of another network.
@@ -131,6 +140,7 @@ class TvmLive:
             UnsupportedChoiceError: if a policy uses bits that do not run here.
         """
         self._require(metric)
+        self._require_runs()
         for position in range(len(policies)):
             _check(network, policies[position], position)
         times = np.empty(len(policies))
@@ -228,13 +238,21 @@ class TvmLive:
         return {
             "backend": self.name,
             "target": TVM_TARGET.name,
-            "method": "each kernel timed alone, its data in the caches; conversions likewise",
+            "method": "each kernel timed alone",
+            "caches": self._setup.timing.mode.value,
             "device": self.device.to_dict(),
             "instructions": self.machine.instructions.name,
             "processor": asdict(self.machine),
             "inputs": "random" if self._context.inputs is None else "given",
             "created_s": time.time(),
         }
+
+    def _require_runs(self) -> None:
+        if not self.is_measured:
+            raise BackendError(
+                f"kernels for {self.machine.mtriple} do not run here; --remote HOST:PORT/KEY "
+                "times them on a board"
+            )
 
     def _require(self, metric: Metric) -> None:
         if metric not in self.metrics:

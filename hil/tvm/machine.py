@@ -73,7 +73,7 @@ def parse_machine(text: str) -> Machine:
         BackendError: if it is nothing like it.
     """
     given: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
+    for part in text.split(","):
         key, equals, value = part.partition("=")
         if not equals or key not in _KNOWN or not value:
             raise BackendError(
@@ -81,8 +81,6 @@ def parse_machine(text: str) -> Machine:
                 "tvm:mcpu=cortex-a72,mtriple=aarch64-linux-gnu"
             )
         given[key] = value
-    if not given:
-        return this_machine()
     if "mcpu" not in given:
         raise BackendError("a processor needs its name: add mcpu=NAME")
     return Machine(**given)

@@ -19,13 +19,14 @@ from tvm import rpc
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
-from hil.timing import TimingOptions
+from hil.timing import Mode, TimingOptions
 from hil.tvm.address import Address
 from hil.tvm.boards import Run
 
 _SESSION_S = 600
 """Seconds after which a server takes a session for lost."""
 _POLL_S = 0.5
+_FLUSHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,18 @@ class RemoteBoard:
 
     def time(self, runs: Mapping[str, Run], options: TimingOptions) -> dict[str, Measurement]:
         """See `Board.time`: the board itself repeats and times, so that no call crosses the net."""
-        order = random.Random(options.seed)
+        order, cold = random.Random(options.seed), options.mode is Mode.COLD
         samples: dict[str, list[float]] = {name: [] for name in runs}
         loops, blocks = dict[str, int](), dict[str, list[int]]()
         warm_ups = dict[str, tuple[float, ...]]()
         for name, run in runs.items():
-            first = self._timed(run, 1, 3)
+            first = self._timed(run, 1, 3, cold=cold)
             warm_ups[name], blocks[name] = tuple(first), []
-            loops[name] = max(1, round(options.turn_s / options.samples / max(min(first), 1e-7)))
+            enough = round(options.turn_s / options.samples / max(min(first), 1e-7))
+            loops[name] = 1 if cold else max(1, enough)
         for block in range(options.blocks):
             for name in order.sample(list(runs), len(runs)):
-                found = self._timed(runs[name], loops[name], options.samples)
+                found = self._timed(runs[name], loops[name], options.samples, cold=cold)
                 samples[name] += found
                 blocks[name] += [block] * len(found)
         context = {"board": str(self._address), "interleaved": list(runs)}
@@ -124,8 +126,14 @@ class RemoteBoard:
         """
         self._session = self._connected()
 
-    def _timed(self, run: Run, loops: int, samples: int) -> list[float]:
-        evaluate = run.module.time_evaluator("main", self.device, number=loops, repeat=samples)
+    def _timed(self, run: Run, loops: int, samples: int, *, cold: bool) -> list[float]:
+        evaluate = run.module.time_evaluator(
+            "main",
+            self.device,
+            number=loops,
+            repeat=samples,
+            cache_flush_bytes=_FLUSHED_BYTES if cold else 0,
+        )
         return [max(float(each), 1e-12) for each in evaluate(*run.arguments).results]
 
     def _connected(self) -> Any:

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from hil.records import Record
-from hil.timing import TimingOptions, WarmUp
+from hil.timing import Mode, TimingOptions, WarmUp
 from hil.tvm.address import Address
 from hil.tvm.boards import Board, Run, ThisMachine, empty, tensor
 from hil.tvm.compiling import build
@@ -32,6 +32,9 @@ _Made = TypeVar("_Made")
 
 KERNEL = "kernel"
 """Name of the only measurement of a step or a network."""
+
+WARM_TIMING = TimingOptions(blocks=6, turn_s=4e-3, warm_up=WarmUp(cap_s=0.05))
+COLD_TIMING = TimingOptions(blocks=4, samples=3, turn_s=0.0, mode=Mode.COLD, warm_up=None)
 
 _FINALISTS = 3
 _SCREENING = TimingOptions(blocks=2, turn_s=2e-3, warm_up=WarmUp(cap_s=0.02))
@@ -53,9 +56,7 @@ class TimerSetup:
 
     machine: Machine
     address: Address | None = None
-    timing: TimingOptions = field(
-        default_factory=lambda: TimingOptions(blocks=6, turn_s=4e-3, warm_up=WarmUp(cap_s=0.05))
-    )
+    timing: TimingOptions = WARM_TIMING
     patience: Patience = field(default_factory=Patience)
 
 

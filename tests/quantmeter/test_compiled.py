@@ -17,6 +17,7 @@ from quantization.reading import read_network
 from quantmeter.cli import main
 
 IMAGES = 60
+BOARD = "mcpu=cortex-a72,mtriple=aarch64-linux-gnu"
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_an_archive_for_another_processor_is_written_without_timing_anything(
     out = folder / "board.tar"
     status, printed, _ = run(
         capsys, "export", folder / "m.onnx", folder / "integers.json", "--out", out,
-        "--runtime", "tvm:mcpu=cortex-a72,mtriple=aarch64-linux-gnu",
+        "--runtime", f"tvm:{BOARD}",
     )  # fmt: skip
     assert status == 0
     assert "portable" in printed
@@ -144,7 +145,8 @@ def test_compiled_policies_are_timed_beside_onnxruntime(
         (("integers.json", "--runtime", "tvm", "--device", "cuda"), "leave --device out"),
         (("integers.json", "--runtime", "tvm", "--energy"), "leave it out"),
         (("integers.json", "--runtime", "tvm", "--threads", "2"), "one thread"),
-        (("integers.json", "--runtime", "tvm:mcpu=haswell"), "times on this machine"),
+        (("integers.json", "--runtime", f"tvm:{BOARD}"), "times on this machine"),
+        (("integers.json", "--runtime", "tvm", "--cost", f"tvm:{BOARD}"), "do not run here"),
         (("wide.json", "--runtime", "tvm"), "multiplies floats by integers"),
     ],
 )

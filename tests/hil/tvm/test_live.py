@@ -53,6 +53,17 @@ def test_what_the_store_holds_is_not_timed_again(tmp_path: Path) -> None:
     assert not np.array_equal(other.unary.value, table.unary.value)
 
 
+def test_cold_caches_make_layers_dearer() -> None:
+    costs = {}
+    for name in ("tvm", "tvm:cold"):
+        model = backend(name)
+        assert model.name == name
+        table = model.table(network(), parse_choices("w8a8"), Metric.LATENCY)
+        assert table.source["caches"] == ("cold" if "cold" in name else "warm")
+        costs[name] = table.unary.value.sum()
+    assert costs["tvm:cold"] > costs["tvm"]
+
+
 def test_uniform_networks_cost_the_steps_that_run(tmp_path: Path) -> None:
     """The hard-swish is a look-up at integers: it must not be priced as converted and float."""
     live = TvmLive(BackendContext(store=tmp_path / "store.sqlite"))
