@@ -115,7 +115,8 @@ def measured(network: Network, folder: Path, *, quick: bool) -> Found:
     predicted = report.found.costs[Metric.LATENCY]
     exact = []
     for name, policy in (("uniform", uniform), ("searched", report.policy)):
-        agrees = agreement(bench, policy, folder / f"{name}.so")
+        made = compile_policy(bench, policy, live, folder / f"{name}.so")
+        agrees = agreement(bench, policy, folder / f"{name}.so", made)
         print(f"  {name}: outputs {agrees}, {agrees.images} images")
         exact.append(agrees.exact)
     print(f"  searched within {' '.join(budgets)}: {kernels_of(program)}")

@@ -1,5 +1,6 @@
 """What decides an exported file besides the policy, and what can be deployed at all."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -182,8 +183,13 @@ def _not_compiled(layer: Layer, bits: BitWidths) -> str:
         return "no kernel in TVM here multiplies floats by integers"
     if layer.kind == "ConvTranspose":
         return "no integer kernel for ConvTranspose in TVM here"
-    if not layer.has_weights and bits != BitWidths(8, 8):
-        return "products of two activations run at w8a8 and w32a32 only"
+    if layer.factor_counts is not None:
+        pairs = layer.batch * layer.in_channels
+        whole = (pairs * math.prod(layer.in_size), pairs * layer.out_channels)
+        if bits != TVM_TARGET.narrow:
+            return "products of two activations run at w8a8 and w32a32 only"
+        if layer.kind != "MatMul" or layer.factor_counts != whole:
+            return "no integer kernel in TVM here for factors that are broadcast"
     if layer.kind == "Conv" and (len(layer.kernel) > 2 or layer.batch > 1):
         return "kernels of TVM convolve one image, over one or two axes"
     return ""

@@ -13,7 +13,15 @@ from typing import Literal
 from tvm.script.ir_builder import tirx as T
 
 from hil.tvm.shapes import CHANNELS
-from hil.tvm.vectors import Buffer, Expression, cast, intrinsic, load, reinterpret
+from hil.tvm.vectors import (
+    Buffer,
+    Expression,
+    cast,
+    constant,
+    intrinsic,
+    load,
+    reinterpret,
+)
 
 VECTOR_BYTES = 64
 
@@ -101,9 +109,20 @@ class Arithmetic:
             made = cast(inputs * weights, "int32", self.chunk)
         else:
             made = cast(inputs, "int64", self.chunk) * cast(weights, "int64", self.chunk)
-        if self.content == "int16":
-            made = cast(made, "int64", self.chunk_sums)
+        if self.content == "int16" and self.kind == "madd":
+            made = _widened(made, self.chunk_sums)
         return total + made
+
+
+def _widened(sums: Expression, lanes: int) -> Expression:
+    """Turn sums of two products of int16 into int64.
+
+    2^31, of four times the least number, has wrapped to -2^31, which no other products sum up to:
+    so one less is widened, and one is added.
+    """
+    less = reinterpret(sums, "uint32", lanes) - constant(1, lanes, "uint32")
+    wide = cast(reinterpret(less, "int32", lanes), "int64", lanes)
+    return wide + constant(1, lanes, "int64")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class DepthwiseKernel(ConvolutionKernel):
         return self.packing.pack(filled, 1)
 
     @property
+    def overrun(self) -> int:
+        """Elements that the vector of a last pixel of few channels reads beyond it."""
+        return max(0, CHANNELS - self.shape.in_step)
+
+    @property
     def _tile(self) -> int:
         return min(self.tile.pixels, self.shape.output[1])
 

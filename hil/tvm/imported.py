@@ -65,6 +65,7 @@ class OnnxOperator:
             [numpy_helper.from_array(np.asarray(constants[n]), names[n]) for n in held],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model = onnx.shape_inference.infer_shapes(model)  # that of the output, which TVM warns of
         return cls(model.SerializeToString(deterministic=True), tuple(shapes.values()))
 
     def function(self, name: str) -> Any:

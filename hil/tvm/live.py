@@ -32,11 +32,11 @@ from hil.tvm.lowering import lower
 from hil.tvm.machine import Machine, this_machine
 from hil.tvm.operations import Operation
 from hil.tvm.program import Program, Step
-from hil.tvm.remote import RemoteBoard
+from hil.tvm.remote import Patience
 from hil.tvm.tables import Prices, priced_table
 from hil.tvm.tiles import Tile
 from hil.tvm.timer import COLD_TIMING, KERNEL, WARM_TIMING, TimerSetup
-from hil.worker import Worker
+from hil.worker import Worker, WorkerError
 from quantization.bits import BitWidths
 from quantization.deployment import TVM_TARGET, Corrections, ExportOptions, not_deployable
 from quantization.errors import PolicyError
@@ -45,7 +45,7 @@ from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
 from quantization.ranges import check_inputs, collect_ranges, made_up_ranges
 
-_LIMIT_S = 180.0
+_LIMIT_S = 120.0
 """Longest time for compiling and timing one kernel or network; what takes longer counts as hung."""
 
 _RANGE_INPUTS = 64
@@ -79,6 +79,8 @@ class TvmLive:
     ) -> None:
         if context.threads != 1:
             raise BackendError("kernels of tvm run on one thread; leave --threads out")
+        if cold and context.remote:
+            raise BackendError("tvm:cold empties the caches of this machine; leave --remote out")
         self.name = "tvm:cold" if cold else "tvm"
         self._context = context
         address = Address.parse(context.remote) if context.remote else None
@@ -99,16 +101,17 @@ class TvmLive:
 
     @property
     def is_here(self) -> bool:
-        """Whether kernels run on this machine.
-
-        Those for another processor of its kind may, or use what it lacks and crash in the worker.
-        """
-        return self._setup.address is None and not self.machine.mtriple
+        """Whether kernels are for this machine."""
+        return self._setup.address is None and self.machine == this_machine()
 
     @property
     def is_measured(self) -> bool:
-        """Whether kernels can be timed: here, or on a board."""
-        return self._setup.address is not None or self.is_here
+        """Whether kernels can be timed: on a board, or here.
+
+        Those for another processor of this kind may run here, or use what it lacks: then they
+        crash, in the worker.
+        """
+        return self._setup.address is not None or not self.machine.mtriple
 
     def table(self, network: Network, choices: Sequence[BitWidths], metric: Metric, /) -> CostTable:
         """Time the kernels of `network` at each choice.
@@ -190,16 +193,21 @@ class TvmLive:
         """Return how the quickest kernel of an operation is cut; timed unless the store knows.
 
         Where kernels cannot be timed, it is the one of which most is expected.
+
+        Raises:
+            FailedPolicyError: if no kernel of the operation is exact, or timing them crashed.
         """
-        taken = self._operation(operation).measurements if self.is_measured else None
-        if not taken:
+        if not self.is_measured:
             return operation.kernels(self.machine.instructions)[0].tile
+        record = self._operation(operation)
+        if record.failure is not None:
+            raise FailedPolicyError(record.failure)
+        taken = record.measurements
         return Tile.parse(min(taken, key=lambda tile: taken[tile].p10_s))
 
     def _network(self, network: Network, policy: Policy) -> Record:
-        bits = [str(policy[name]) for name in network.layer_names]
-        content = {"network": network.digest, "policy": bits}
-        return self._take(content, lambda: self.program(self._exporter(network), policy))
+        program = self.program(self._exporter(network), policy)
+        return self._take({"program": program.digest}, lambda: program)
 
     def _operation(self, operation: Operation) -> Record:
         return self._take({"operation": asdict(operation)}, lambda: operation)
@@ -281,12 +289,21 @@ def source_digest() -> str:
 
 
 def _board_machine(address: Address) -> Machine:
-    found = RemoteBoard(address).mcpu
-    if not found:
+    patience = Patience()
+    with Worker("hil.tvm.remote:BoardReader", address, limit_s=2 * patience.wait_s) as worker:
+        try:
+            answer = worker.call(patience)
+        except WorkerError as error:
+            raise BackendError(f"the board {address} does not answer: {error}") from error
+    assert isinstance(answer, tuple)
+    mcpu, mtriple = answer
+    if not mcpu:
         raise BackendError(
-            f"the board {address} does not tell its processor; write --cost tvm:mcpu=NAME"
+            f"the board {address} does not tell its processor; write --cost "
+            "tvm:mcpu=NAME,mtriple=TRIPLE"
         )
-    return Machine(found)
+    here = this_machine().triple
+    return Machine(mcpu, "" if mtriple == here else mtriple)
 
 
 def _device(machine: Machine, address: Address | None) -> Device:

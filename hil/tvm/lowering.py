@@ -28,9 +28,9 @@ from hil.tvm.moves import KEEPS_ORDER, MOVES, picked_channels, relabelled
 from hil.tvm.operations import Operation
 from hil.tvm.orders import Layout, channel_axis, elements
 from hil.tvm.products import ActivationProduct, matrix_factors
-from hil.tvm.program import Kernel, Program, Purpose, Role, Value
+from hil.tvm.program import Kernel, Program, Purpose, Role, Value, content_of
 from hil.tvm.shapes import channel_step
-from hil.tvm.tensors import Table, Tensors, content_of
+from hil.tvm.tensors import Table, Tensors
 from hil.tvm.tiles import Tile
 from quantization.bits import BitWidths, Format
 from quantization.deployment import Correction, Corrections

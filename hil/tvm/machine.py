@@ -31,13 +31,18 @@ class Machine:
     mtriple: str = ""
 
     def __post_init__(self) -> None:
-        triple = self.mtriple or str(codegen.llvm_get_system_triple())
-        if not codegen.llvm_is_valid_cpu(self.mcpu, triple):
-            named = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+        if not codegen.llvm_is_valid_cpu(self.mcpu, self.triple):
+            named = tvm.target.Target({"kind": "llvm", "mtriple": self.triple})
             known = [str(each) for each in codegen.llvm_get_cpu_archlist(named)]
             raise BackendError(
-                f"LLVM has no processor {self.mcpu!r} for {triple}{did_you_mean(self.mcpu, known)}"
+                f"LLVM has no processor {self.mcpu!r} for {self.triple}"
+                f"{did_you_mean(self.mcpu, known)}; mtriple=TRIPLE names another kind"
             )
+
+    @property
+    def triple(self) -> str:
+        """Architecture and system."""
+        return self.mtriple or str(codegen.llvm_get_system_triple())
 
     @property
     def target(self) -> Any:

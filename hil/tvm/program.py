@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from quantization.bits import Format
@@ -75,11 +75,6 @@ class Value:
     count: int
     content: str
 
-    @property
-    def bytes(self) -> int:
-        """Its size."""
-        return self.count * np.dtype(self.content).itemsize
-
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -124,6 +119,18 @@ class Program:
         return cls(inputs, (step,), {"made": step.output}, shapes | {"made": (step.output.count,)})
 
     @property
-    def constant_bytes(self) -> int:
-        """Bytes of all parameters."""
-        return sum(each.nbytes for step in self.steps for each in step.constants)
+    def is_integer(self) -> bool:
+        """Whether floats are only read, quantized, dequantized and written."""
+        ends = {value.number for value in (*self.inputs.values(), *self.outputs.values())}
+        return all(
+            step.output.content != "float32" or step.output.number in ends for step in self.steps
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all kernels and their wiring; what parameters hold does not count."""
+        described = [
+            (repr(step.kernel), [value.number for value in step.inputs], step.output)
+            for step in self.steps
+        ]
+        return sha256(repr((described, self.inputs, self.outputs)).encode()).hexdigest()

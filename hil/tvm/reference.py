@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from hil.tvm.kernel import ConvolutionKernel
+from hil.tvm.outputs import LIMITS
 
 Array = npt.NDArray[Any]
-_LIMITS = {"uint8": (0, 255), "int16": (-32768, 32767)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def expected(kernel: ConvolutionKernel, given: Operands) -> Array:
         return sums.clip(*given.zero_points)
     scaled = np.rint(sums.astype(np.float32) * given.factors) + np.float32(given.zero_points[1])
     content = kernel.arithmetic.inputs
-    return scaled.clip(*_LIMITS[content]).astype(content)
+    return scaled.clip(*LIMITS[content]).astype(content)
 
 
 def random_operands(

@@ -19,14 +19,13 @@ from tvm import rpc
 
 from costmodels.errors import BackendError
 from costmodels.measurement import Measurement
-from hil.timing import Mode, TimingOptions
+from hil.timing import TimingOptions
 from hil.tvm.address import Address
 from hil.tvm.boards import Run
 
 _SESSION_S = 600
-"""Seconds after which a server takes a session for lost."""
+"""Seconds that a session lasts at most; the next job begins another."""
 _POLL_S = 0.5
-_FLUSHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,16 @@ class RemoteBoard:
         """See `Board.device`."""
         return self._session.cpu(0)
 
-    @property
-    def mcpu(self) -> str:
-        """The board's processor as its LLVM names it; "" if its TVM has no LLVM."""
+    def processor(self) -> tuple[str, str]:
+        """Return the board's processor and triple as its LLVM names them; "" without LLVM."""
         try:
-            return str(self._session.get_function("target.llvm_get_system_cpu")())
+            mcpu, mtriple = (
+                str(self._session.get_function(f"target.llvm_get_system_{what}")())
+                for what in ("cpu", "triple")
+            )
         except AttributeError:
-            return ""
+            return "", ""
+        return mcpu, mtriple
 
     def load(self, compiled: Any) -> Any:
         """See `Board.load`: the objects are sent, and linked there."""
@@ -83,18 +85,17 @@ class RemoteBoard:
 
     def time(self, runs: Mapping[str, Run], options: TimingOptions) -> dict[str, Measurement]:
         """See `Board.time`: the board itself repeats and times, so that no call crosses the net."""
-        order, cold = random.Random(options.seed), options.mode is Mode.COLD
+        order = random.Random(options.seed)
         samples: dict[str, list[float]] = {name: [] for name in runs}
         loops, blocks = dict[str, int](), dict[str, list[int]]()
         warm_ups = dict[str, tuple[float, ...]]()
         for name, run in runs.items():
-            first = self._timed(run, 1, 3, cold=cold)
+            first = self._timed(run, 1, 3)
             warm_ups[name], blocks[name] = tuple(first), []
-            enough = round(options.turn_s / options.samples / max(min(first), 1e-7))
-            loops[name] = 1 if cold else max(1, enough)
+            loops[name] = max(1, round(options.turn_s / options.samples / max(min(first), 1e-7)))
         for block in range(options.blocks):
             for name in order.sample(list(runs), len(runs)):
-                found = self._timed(runs[name], loops[name], options.samples, cold=cold)
+                found = self._timed(runs[name], loops[name], options.samples)
                 samples[name] += found
                 blocks[name] += [block] * len(found)
         context = {"board": str(self._address), "interleaved": list(runs)}
@@ -126,14 +127,8 @@ class RemoteBoard:
         """
         self._session = self._connected()
 
-    def _timed(self, run: Run, loops: int, samples: int, *, cold: bool) -> list[float]:
-        evaluate = run.module.time_evaluator(
-            "main",
-            self.device,
-            number=loops,
-            repeat=samples,
-            cache_flush_bytes=_FLUSHED_BYTES if cold else 0,
-        )
+    def _timed(self, run: Run, loops: int, samples: int) -> list[float]:
+        evaluate = run.module.time_evaluator("main", self.device, number=loops, repeat=samples)
         return [max(float(each), 1e-12) for each in evaluate(*run.arguments).results]
 
     def _connected(self) -> Any:
@@ -143,16 +138,31 @@ class RemoteBoard:
                 socket.create_connection((address.host, address.port), _POLL_S).close()
                 tracker = rpc.TrackerSession((address.host, address.port))
                 waiting = tracker.summary()["queue_info"].get(address.key, {"free": 0})
-            except (OSError, RuntimeError) as error:
-                problem = f"no tracker answers at {address.host}:{address.port} ({error})"
-            else:
+                problem = f"the tracker at {address.host}:{address.port} has no {address.key}"
                 if waiting["free"]:
                     return tracker.request(address.key, session_timeout=_SESSION_S, max_retry=1)
-                problem = f"the tracker at {address.host}:{address.port} has no {address.key}"
+            except (OSError, RuntimeError) as error:
+                text = " ".join(str(error).split())
+                problem = f"no board answers at {address} ({text[:100]})"
             if time.monotonic() > deadline:
                 raise BackendError(
                     f"{problem} within {self._patience.wait_s:g} s; start python -m "
-                    "tvm.exec.rpc_tracker, then rpc_server --tracker HOST:PORT --key KEY on the "
-                    "board. What was measured is in the store"
+                    "tvm.exec.rpc_tracker --host 127.0.0.1, and on the board rpc_server --host "
+                    "127.0.0.1 --tracker HOST:PORT --key KEY. What was measured is in the store"
                 )
             time.sleep(_POLL_S)
+
+
+class BoardReader:
+    """Tells what a board is; made for a worker process, since a tracker may never answer.
+
+    Args:
+        address: of the board.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def __call__(self, patience: Patience) -> tuple[str, str]:
+        """Return the board's processor and triple, see `RemoteBoard.processor`."""
+        return RemoteBoard(self._address, patience).processor()

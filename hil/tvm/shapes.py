@@ -95,9 +95,3 @@ class Convolution:
     def pointwise(self) -> bool:
         """Whether each output pixel sees one input pixel, all in order."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.pads)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates, of real channels only."""
-        per_output = self.kernel[0] * self.kernel[1] * (1 if self.depthwise else self.in_channels)
-        return self.output[0] * self.output[1] * self.out_channels * per_output

@@ -7,8 +7,9 @@ more or less than the float operator is the price of the conversion behind it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from quantization.policy import Policy
 
 STATISTIC = "p10"
 
+_LONGEST = 200
 _IMAGE = 4
 """Axes of an image with its batch."""
 
@@ -147,8 +149,8 @@ class Prices:
         taken = record.measurements
         best = min(taken, key=lambda each: taken[each].p10_s)
         if isinstance(kernel, Operation):
-            name = f"{record.facts['instructions']} {best}"
-        self.taken[repr(kernel)[:500]] = taken[best]
+            name = f"{record.facts['instructions']}, {kernel.width} bits, {best}"
+        self.taken[_named(kernel)] = taken[best]
         samples = np.array(taken[best].samples_s)
         return Price(taken[best].p10_s, float(samples.std()), name)
 
@@ -162,7 +164,7 @@ class _Sums:
     kernels: dict[Purpose, str] = field(default_factory=dict)
 
     def add(self, purpose: Purpose, price: Price) -> None:
-        """Count a step; a layer is called by its own kernel, not by what brings its input along."""
+        """Count a step; the last one's kernel, behind what brings its input along, is named."""
         self.seconds[purpose] = self.seconds.get(purpose, 0.0) + price.seconds
         self.variance[purpose] = self.variance.get(purpose, 0.0) + price.spread_s**2
         self.kernels[purpose] = price.kernel
@@ -254,12 +256,13 @@ class _Table:
     def _summed(self, policy: Policy) -> _Sums:
         sums = _Sums()
         for step in self._prices.lowered(policy).steps:
-            purpose = step.purpose
+            purpose, price = step.purpose, self._prices.price(step, policy)
             if purpose.role is Role.ENDS:
                 maker = self._makers[purpose.name]
                 role = Role.LAYER if isinstance(maker, Layer) else Role.GLUE
                 purpose = Purpose(role, maker.name)
-            sums.add(purpose, self._prices.price(step, policy))
+                price = replace(price, kernel=sums.kernels.get(purpose, price.kernel))
+            sums.add(purpose, price)
         return sums
 
     def _add_glue(
@@ -269,18 +272,24 @@ class _Table:
         sums: _Sums,
         converted: dict[tuple[str, Format, Format], tuple[float, float, str]],
     ) -> None:
-        """Price an operator; one that takes conversions in changes what these cost."""
-        reads = given.reads[glue.name]
+        """Price an operator; one that takes conversions in changes what these cost.
+
+        Behind it, a conversion costs what it does where the operator reads floats. Before it, one
+        costs the rest: the operator takes over both only where its input is integers.
+        """
         found = _cell(sums, Purpose(Role.GLUE, glue.name))
-        known = self._glue.setdefault((glue.name, reads), found)
+        known = self._glue.setdefault((glue.name, given.reads[glue.name]), found)
         more = found[0] - known[0]
-        near = [
-            key for names in (glue.outputs, glue.inputs) for key in converted if key[0] in names
-        ]
-        vanished = [key for key in near if not converted[key][2]]
-        if more and vanished and np.isfinite(more):
-            cost, spread, _ = converted[vanished[0]]
-            converted[vanished[0]] = cost + more, spread, ""
+        vanished = [key for key in converted if not converted[key][2]]
+        before = [key for key in vanished if key[0] in glue.inputs]
+        if not (more and before and np.isfinite(more)):
+            return
+        for key in (key for key in vanished if key[0] in glue.outputs):
+            price = self._prices.conversion(*key)
+            converted[key] = price.seconds, price.spread_s, price.kernel
+            more -= price.seconds
+        cost, spread, _ = converted[before[0]]
+        converted[before[0]] = cost + more, spread, ""
 
     def finished(self, runs: npt.NDArray[np.bool_], source: Mapping[str, Any]) -> CostTable:
         """Return the table; `runs` tells which layers run at which choice."""
@@ -336,6 +345,13 @@ class _Table:
             return _ABSENT  # nobody writes that, or reads it in another format
         found = self._prices.conversion(name, written, target)
         return found.seconds, found.spread_s, found.kernel
+
+
+def _named(kernel: Kernel | Operation) -> str:
+    """Return what a measurement is kept under: a kernel in words, a long one by its digest too."""
+    text = repr(kernel)
+    digest = sha256(text.encode()).hexdigest()[:12]
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... {digest}"
 
 
 _ABSENT = np.inf, 0.0, ""

@@ -24,7 +24,7 @@ from hil.tvm.layouts import (
     quantize_factors,
 )
 from hil.tvm.orders import Layout, elements, plainest
-from hil.tvm.program import Kernel, Purpose, Role, Step, Value
+from hil.tvm.program import Kernel, Purpose, Role, Step, Value, content_of, is_byte
 from quantization.bits import Format
 from quantization.export import Exporter
 from quantization.formats import Formats
@@ -272,18 +272,6 @@ class Tensors:
     def _plainest(self, name: str, layout: Layout) -> Layout:
         """Return the layout that a tensor has anyway if it has `layout`."""
         return plainest(self.shape(name), layout)
-
-
-def is_byte(form: Format) -> bool:
-    """Whether elements are integers of at most 8 bits."""
-    return not form.is_float and form.bits <= Format.INT8.bits
-
-
-def content_of(form: Format) -> Any:
-    """Return the type of the elements of a tensor."""
-    if form.is_float:
-        return "float32"
-    return "int16" if form is Format.INT16 else "uint8"
 
 
 def _levels(grid: AffineGrid) -> Array:

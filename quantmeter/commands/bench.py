@@ -20,6 +20,7 @@ from quantmeter.commands.options import (
     positive,
     print_json,
     progress_bar,
+    require_no_board,
     store_of,
     table,
 )
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.costs import parse_costs
     from quantmeter.workbench import open_workbench
 
+    require_no_board(arguments)
     tables = check_named_tables(arguments)
     provider, accelerator = find_provider(arguments.device)
     policies = read_policies(arguments.policy)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run_compiled(arguments: argparse.Namespace) -> int:
-    """Benchmark compiled policies."""
+    """Benchmark compiled policies; exit 1 if integers differ from the exported file's."""
     from costmodels.model import BackendContext
     from quantization.deployment import TVM_TARGET
     from quantmeter.benchmarking import read_policies
@@ -51,7 +51,7 @@ def run_compiled(arguments: argparse.Namespace) -> int:
         print_json(found.to_dict())
     else:
         _print(found)
-    return 0
+    return 0 if all(r.agreement is None or r.agreement.ok for r in found.results) else 1
 
 
 def _print(found: "CompiledBenchmark") -> None:

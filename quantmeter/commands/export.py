@@ -16,6 +16,7 @@ from quantmeter.commands.options import (
     add_store,
     console,
     print_json,
+    require_no_board,
 )
 
 
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quantmeter.files import require_file, write
     from quantmeter.workbench import open_workbench
 
+    require_no_board(arguments)
     out = Path(arguments.out)
     require_file(out, arguments.model, arguments.policy, arguments.data)
     provider, _ = find_provider(arguments.device)

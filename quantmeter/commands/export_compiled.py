@@ -11,11 +11,17 @@ _SUFFIXES = (".so", ".tar")
 
 
 def run_compiled(arguments: argparse.Namespace) -> int:
-    """Compile a policy, and write the library only if it runs as the exported file does."""
+    """Compile a policy; a library of integers is only written if it runs as the exported file."""
     from costmodels.model import BackendContext
     from quantization.deployment import TVM_TARGET
     from quantization.policy import Policy
-    from quantmeter.compiled import agreement, compile_policy, kernels_of, open_compiler
+    from quantmeter.compiled import (
+        Agreement,
+        agreement,
+        compile_policy,
+        kernels_of,
+        open_compiler,
+    )
     from quantmeter.files import require_file
     from quantmeter.workbench import open_workbench
 
@@ -34,7 +40,11 @@ def run_compiled(arguments: argparse.Namespace) -> int:
     with progress_bar("compiling"), tempfile.TemporaryDirectory(dir=out.parent) as folder:
         made = Path(folder) / f"network{out.suffix}"
         program = compile_policy(bench, policy, live, made)
-        checked = agreement(bench, policy, made) if live.is_here and out.suffix == ".so" else None
+        checked: Agreement | None = None
+        if live.is_here and out.suffix == ".so":
+            checked = agreement(bench, policy, made, program)
+            if not checked.ok:
+                raise BackendError(f"nothing is written: outputs are {checked}; report this")
         size = made.stat().st_size
         made.replace(out)
     kernels = kernels_of(program)

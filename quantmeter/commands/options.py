@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from costmodels.errors import BackendError
 from quantization.bits import DEFAULT_CHOICES, BitWidths, parse_choices
 from quantization.errors import BitWidthError
 
@@ -89,6 +90,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cpu", metavar="NAME", help="cpu, or cuda for a GPU (default cpu)"
     )
+
+
+def require_no_board(arguments: argparse.Namespace) -> None:
+    """Raise if a board is named where nothing is measured on one.
+
+    Raises:
+        BackendError: says where boards measure.
+    """
+    if arguments.remote and not getattr(arguments, "cost", ()):
+        raise BackendError("--remote names a board, on which only --cost tvm measures")
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:

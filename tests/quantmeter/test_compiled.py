@@ -66,7 +66,8 @@ def test_a_library_is_written_that_runs_in_one_call(
     assert told["size_bytes"] == out.stat().st_size
     assert (told["kernels"]["4 bits"], told["kernels"]["8 bits"]) == (2, 1)
     assert told["outputs"] == {
-        "images": 8, "exact": True, "largest_difference": 0.0, "against": "onnxruntime",
+        "images": 8, "exact": True, "integers_only": True, "largest_difference": 0.0,
+        "against": "onnxruntime",
     }  # fmt: skip
     compiled = CompiledNetwork.read(out)
     assert compiled.inputs == {"x": (1, 3, 8, 8)}
@@ -125,6 +126,8 @@ def test_compiled_policies_are_timed_beside_onnxruntime(
     rows = {row["policy"]: row for row in found["results"]}
     integers, mixed = (rows[str(folder / f"{name}.json")] for name in ("integers", "mixed"))
     assert integers["outputs"]["exact"]
+    assert integers["outputs"]["integers_only"]
+    assert not mixed["outputs"]["integers_only"]
     assert mixed["outputs"]["largest_difference"] < 0.1
     assert rows["w8a8"]["outputs"]["exact"]
     assert rows["float"]["ratio_to_float"]["mid"] == 1

@@ -48,7 +48,7 @@ def run(kernel: BitSerialKernel) -> None:
     laid_out = given.laid_out(kernel)
     assert laid_out[1].size == kernel.weight_count
     built["main"](*(tvm.runtime.tensor(each, cpu) for each in laid_out), made)
-    found = made.numpy().reshape(*shape.output, shape.out_step)[..., : shape.out_channels]
+    found = made.numpy().reshape(*shape.output, shape.out_pixel)[..., : shape.out_channels]
     wanted = expected(kernel, given)
     assert len(np.unique(wanted)) > 3
     np.testing.assert_array_equal(found, wanted)

@@ -1,6 +1,7 @@
 """Kernels are timed on a board behind a tracker; a board that dies costs time, and nothing else."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from hil.store import Store
 from hil.tvm.address import Address
 from hil.tvm.live import TvmLive
 from hil.tvm.remote import Patience, RemoteBoard
-from quantization.bits import parse_choices
+from quantization.bits import BitWidths, Format, parse_choices
 from quantization.network import Network
+from quantization.policy import Policy, PolicyBatch
 from tests.hil.tvm.boards import KEY, board, boards_of, free_port, tracker, wait_for
 
 
@@ -30,9 +32,10 @@ def port() -> Iterator[int]:
 
 
 def network() -> Network:
+    """Its hard-swish runs in TVM's virtual machine where it is float."""
     sketch = Sketch()
     x = sketch.conv(sketch.input((1, 3, 8, 8)), 16, kernel=3, name="first")
-    return sketch.network(sketch.conv(x, 24, name="second"))
+    return sketch.network(sketch.conv(sketch.node("HardSwish", x), 24, name="second"))
 
 
 def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path: Path) -> None:
@@ -42,11 +45,16 @@ def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path:
     killed: list[set[str]] = []
     later: list[threading.Timer] = []
 
+    def kill() -> None:
+        first.kill()
+        time.sleep(2.0)  # nobody is there for a while
+        boards.append(board(port))
+
     def kill_once(share: float, _what: str) -> None:
+        """Kill it half a second after the second width began: in the middle of a kernel."""
         if share > 0 and not killed:
-            first.kill()
             killed.append({entry.subject.key for entry in kept.entries()})
-            later.append(threading.Timer(2.0, lambda: boards.append(board(port))))
+            later.append(threading.Timer(0.5, kill))
             later[0].start()
 
     boards = [first]
@@ -56,6 +64,8 @@ def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path:
     kept = Store(store, model.device)
     try:
         table = model.table(network(), parse_choices("w4a8,w8a8,w32a32"), Metric.LATENCY)
+        policy = PolicyBatch.of(network(), [Policy.uniform(network(), BitWidths(8, 8))])
+        [whole] = model.total(network(), policy, Metric.LATENCY)
     finally:
         for each in later:
             each.join()
@@ -63,6 +73,8 @@ def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path:
             each.kill()
     assert killed[0], "it was killed before anything was measured"
     assert np.isfinite(table.unary.value).all()
+    assert np.isfinite(table.glue.value[:, table.formats.index(Format.FLOAT32)]).all()
+    assert 0 < whole < 1
     entries = list(kept.entries())
     assert killed[0] < {entry.subject.key for entry in entries}
     assert all(entry.record.failure is None for entry in entries)
@@ -76,13 +88,15 @@ def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path:
 
 def test_a_board_that_never_comes_is_an_error_that_says_how_to_start_one(port: int) -> None:
     address, patience = Address("127.0.0.1", port, "nobody"), Patience(wait_s=0.5)
-    with pytest.raises(BackendError, match=r"has no nobody within 0\.5 s; start .*rpc_server"):
+    with pytest.raises(
+        BackendError, match=r"has no nobody within 0\.5 s; start .*rpc_server --host 127"
+    ):
         RemoteBoard(address, patience)
 
 
 def test_no_tracker_is_an_error() -> None:
     address = Address("127.0.0.1", free_port(), KEY)
-    with pytest.raises(BackendError, match="no tracker answers"):
+    with pytest.raises(BackendError, match="no board answers"):
         RemoteBoard(address, Patience(wait_s=0.5))
 
 
