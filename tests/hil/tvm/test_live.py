@@ -64,13 +64,14 @@ def test_cold_caches_make_layers_dearer() -> None:
     assert costs["tvm:cold"] > costs["tvm"]
 
 
-def test_uniform_networks_cost_the_steps_that_run(tmp_path: Path) -> None:
+def test_policies_cost_the_steps_that_run(tmp_path: Path) -> None:
     """The hard-swish is a look-up at integers: it must not be priced as converted and float."""
     live = TvmLive(BackendContext(store=tmp_path / "store.sqlite"))
     given, choices = network(), parse_choices("w4a8,w32a32")
     table, prices = live.table(given, choices, Metric.LATENCY), live.prices(given)
-    for bits in choices:
-        policy = Policy.uniform(given, bits)
+    narrow, real = choices
+    for first, second in ((narrow, narrow), (real, real), (real, narrow)):
+        policy = Policy({"first": first, "second": second})
         steps = [prices.price(step, policy).seconds for step in prices.lowered(policy).steps]
         assert len(steps) > len(given.layers)
         [cost] = total(table, given, PolicyBatch.of(given, [policy]))

@@ -17,7 +17,7 @@ from costmodels.errors import BackendError
 from costmodels.sketch import Sketch
 from hil.ort import Runner, one_feed, random_inputs
 from hil.tvm.channelwise import Extent, FloatChain, Operand, PickChannels
-from hil.tvm.compiling import CompiledNetwork
+from hil.tvm.compiling import CompiledNetwork, build
 from hil.tvm.imported import OnnxOperator
 from hil.tvm.lowering import lower
 from hil.tvm.machine import this_machine
@@ -435,3 +435,17 @@ def _batch_norm(sketch: Sketch, x: str, channels: int) -> str:
 def _heads(sketch: Sketch, x: str) -> str:
     apart = sketch.node("Reshape", x, _extents(sketch, 2, 6, 2, 12))
     return sketch.node("Transpose", apart, perm=[0, 2, 1, 3])
+
+
+def test_buffers_between_steps_are_reused() -> None:
+    sketch = Sketch()
+    x = sketch.input((1, 16, 8, 8))
+    for _ in range(8):
+        x = sketch.conv(x, 16, kernel=3)
+    network = sketch.network(x)
+    exporter = Exporter(network, collect_ranges(network, random_inputs(network, 4)))
+    policy = Policy.uniform(network, BitWidths(4, 8))
+    program = lower(exporter, policy, MACHINE, first_tile)
+    stated = build(program, MACHINE.target).as_text()
+    assert stated.count("call  k") == len(program.steps) == 10
+    assert 2 <= stated.count("vm.builtin.alloc_storage") <= 4
