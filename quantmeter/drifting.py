@@ -6,6 +6,7 @@ And what must be said of the tables that ``--cost`` names before they are used.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def remark_on(table: CostTable, threads: int, now_s: float | None = None) -> str
     if not is_old(table, now_s):
         return ""
     days = ((time.time() if now_s is None else now_s) - table.source["created_s"]) / OLD_S
-    advice = "; quantmeter drift tells whether it holds" if table.measurements else ""
+    drifts = table.measurements and not _is_compiled(table)
+    advice = "; quantmeter drift tells whether it holds" if drifts else ""
     return f"measured {days:,.0f} day{'s' if round(days) > 1 else ''} ago{advice}"
 
 
@@ -268,6 +270,11 @@ def _difference(device: Device, counted: int | None, threads: int, here: Device)
 def _require_same_device(table: CostTable, threads: int) -> None:
     if _device_of(table) is None:
         raise TableError("the table was not measured; only measured tables drift")
+    if _is_compiled(table):
+        raise TableError(
+            "drift times policies in ONNX Runtime; measure kernels of tvm anew: "
+            "quantmeter calibrate --cost tvm --anew"
+        )
     if difference := unlike(table, threads):
         raise TableError(f"the table was {difference}; calibrate here")
 
@@ -283,8 +290,15 @@ def _measured_with(table: CostTable) -> tuple[Provider, str]:
     return find_provider(argument if name == "ort" else "")
 
 
+def _is_compiled(table: CostTable) -> bool:
+    """Whether kernels of TVM were measured."""
+    return str(table.source.get("backend", "")).partition(":")[0] == "tvm"
+
+
 def _here(table: CostTable) -> Device:
     """Return this machine as the table's backend would measure it."""
+    if _is_compiled(table) and find_spec("tvm") is not None:
+        return detect("apache-tvm")
     try:
         return detect(accelerator=_measured_with(table)[1])
     except BackendError:  # without the device of the table, this is the CPU alone

@@ -249,6 +249,7 @@ class TvmLive:
             "method": "each kernel timed alone",
             "caches": self._setup.timing.mode.value,
             "device": self.device.to_dict(),
+            "runtime": {"name": _RUNTIME, "threads": 1},
             "instructions": self.machine.instructions.name,
             "processor": asdict(self.machine),
             "inputs": "random" if self._context.inputs is None else "given",

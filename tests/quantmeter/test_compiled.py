@@ -141,6 +141,25 @@ def test_compiled_policies_are_timed_beside_onnxruntime(
     )
 
 
+def test_a_stored_table_is_of_this_device_and_is_measured_anew_instead_of_drifting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, table = folder / "m.onnx", folder / "t.json"
+    status, printed, _ = run(
+        capsys, "calibrate", model, "--cost", "tvm", "--choices", "w8a8,w32a32", "--out", table
+    )
+    assert status == 0
+    assert "kernels timed" in printed
+    status, printed, _ = run(
+        capsys, "cost", model, "--cost", f"table:{table}", "--policy", "w8a8", "--json"
+    )
+    assert status == 0
+    assert "this is" not in printed
+    status, _, error = run(capsys, "drift", model, table)
+    assert status == 2
+    assert "calibrate --cost tvm --anew" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
