@@ -20,7 +20,7 @@ from hil.design import Pattern, mixture
 from hil.device import detect
 from hil.live import OrtLive
 from hil.ort import recorded_options
-from quantization.deployment import not_deployable
+from quantization.deployment import CPU_TARGET, not_deployable
 from quantization.errors import PolicyError
 from quantization.network import Network
 from quantization.policy import Policy, PolicyBatch
@@ -151,6 +151,8 @@ def compare(
     # With the seed of the first reading, the store would answer the second with the first.
     context = BackendContext(threads, seconds, seed + 1, inputs, store, progress)
     models = _models(costs, context)
+    if any(getattr(model, "target", CPU_TARGET).own_kernels for model in models.values()):
+        notes.append("tvm prices kernels of its own; what is measured here is ONNX Runtime's")
     said = predict(network, batch, models, Metric.LATENCY, lambda name: progress(0.0, name))
     if measured is None:
         live = live or OrtLive(BackendContext(threads, seed=seed, inputs=inputs, store=store))

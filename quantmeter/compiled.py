@@ -20,7 +20,7 @@ from hil.timing import Mode, TurnOptions
 from hil.tvm.backend import create, require_tvm
 from quantization.bits import FLOAT32
 from quantization.deployment import CPU_TARGET, not_deployable
-from quantization.errors import PolicyError
+from quantization.errors import PolicyError, did_you_mean
 from quantization.policy import Policy
 from quantization.ranges import batches
 from quantization.simulation import Simulation
@@ -48,7 +48,8 @@ def open_compiler(runtime: str, context: BackendContext) -> "TvmLive":
     """
     name, _, argument = runtime.partition(":")
     if name != RUNTIME:
-        raise BackendError(f"no runtime {runtime!r}; there are onnxruntime and {RUNTIME}")
+        hint = did_you_mean(name, (RUNTIME, "onnxruntime"))
+        raise BackendError(f"no runtime {runtime!r}{hint}; there are onnxruntime and {RUNTIME}")
     require_tvm()
     return create(argument, context)
 
@@ -89,7 +90,7 @@ class Agreement:
     def __str__(self) -> str:
         if self.exact:
             return f"equal to those of {self.against} to the last bit"
-        return f"within {self.largest:.1e} of the largest from those of {self.against}"
+        return f"at most {self.largest:.1e} of the largest away from those of {self.against}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -1,6 +1,7 @@
 """Programs compiled by Apache TVM: one shared library for a whole network."""
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from quantization.quantizer import Float32Array
 Array = npt.NDArray[Any]
 
 _ENDS = "ends"
+_MAGIC = b"\x7fELF"
+_HEADER = struct.Struct("<40xQ10xHH2x")
+"""Of an ELF file of 64 bits: where the table of its sections begins, size and count of entries."""
 
 
 def build(program: Program, target: Any) -> Any:
@@ -109,6 +113,7 @@ class CompiledNetwork:
         Raises:
             ModelError: if it is missing, or no such library.
         """
+        _require_whole(Path(path))
         try:
             return cls(tvm.runtime.load_module(str(Path(path).resolve())))
         except (OSError, RuntimeError, ValueError) as error:
@@ -119,7 +124,7 @@ class CompiledNetwork:
         """Run once and return the outputs.
 
         Args:
-            feed: inputs by name, in the network's shapes.
+            feed: inputs by name, in the network's shapes; float32, or what becomes that.
 
         Raises:
             DataError: if an input is missing or has another shape.
@@ -134,10 +139,32 @@ class CompiledNetwork:
             DataError: if an input is missing or has another shape.
         """
         given = []
+        if unknown := sorted(set(feed) - set(self.inputs)):
+            raise DataError(f"the network has no input {unknown[0]!r}; it reads {self.inputs}")
         for name, shape in self.inputs.items():
             if name not in feed or np.shape(feed[name]) != shape:
-                raise DataError(f"the network reads {name!r} of shape {shape}")
+                found = f"{np.shape(feed[name])}" if name in feed else "nothing"
+                raise DataError(f"the network reads {name!r} of shape {shape} a call, not {found}")
             flat = np.ascontiguousarray(feed[name], np.float32).reshape(-1)
             given.append(tvm.runtime.tensor(flat, self._cpu))
         main = self._main
         return lambda: main(*given)
+
+
+def _require_whole(path: Path) -> None:
+    """Raise unless a file is a shared library with nothing cut off: loading one ends the process.
+
+    Raises:
+        ModelError: if it is not.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
+        raise ModelError(
+            f"{path} is no shared library; quantmeter export --runtime tvm --out FILE.so writes one"
+        )
+    start, size, count = _HEADER.unpack_from(content)
+    if start + size * count > len(content):
+        raise ModelError(f"{path} is cut off after {len(content):,} bytes; export it again")

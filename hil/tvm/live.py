@@ -290,8 +290,8 @@ def source_digest() -> str:
 
 
 def _board_machine(address: Address) -> Machine:
-    patience = Patience()
-    with Worker("hil.tvm.remote:BoardReader", address, limit_s=2 * patience.wait_s) as worker:
+    patience = Patience(wait_s=10.0)
+    with Worker("hil.tvm.remote:BoardReader", address, limit_s=3 * patience.wait_s) as worker:
         try:
             answer = worker.call(patience)
         except WorkerError as error:

@@ -26,6 +26,7 @@ from hil.tvm.boards import Run
 _SESSION_S = 600
 """Seconds that a session lasts at most; the next job begins another."""
 _POLL_S = 0.5
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class RemoteBoard:
         patience: how long to wait.
 
     Raises:
-        BackendError: if no tracker answers, or it has no board in time.
+        BackendError: if no tracker answers, which is not waited for, or it has no board in time.
     """
 
     def __init__(self, address: Address, patience: Patience | None = None) -> None:
         self._address, self._patience = address, patience or Patience()
         self._count = 0
+        self._require_tracker()
         self._session: Any = self._connected()
 
     @property
@@ -130,6 +132,16 @@ class RemoteBoard:
     def _timed(self, run: Run, loops: int, samples: int) -> list[float]:
         evaluate = run.module.time_evaluator("main", self.device, number=loops, repeat=samples)
         return [max(float(each), 1e-12) for each in evaluate(*run.arguments).results]
+
+    def _require_tracker(self) -> None:
+        host, port = self._address.host, self._address.port
+        try:
+            socket.create_connection((host, port), _ANSWER_S).close()
+        except OSError as error:
+            raise BackendError(
+                f"no tracker answers at {host}:{port} ({error}); start python -m "
+                "tvm.exec.rpc_tracker --host 127.0.0.1"
+            ) from error
 
     def _connected(self) -> Any:
         address, deadline = self._address, time.monotonic() + self._patience.wait_s

@@ -200,8 +200,11 @@ def priced_table(
     table = _Table(prices, choices)
     columns = [FLOAT32, *(bits for bits in choices if bits != FLOAT32)]
     for done, bits in enumerate(columns):
-        progress(done / len(columns), f"timing kernels at {bits}")
-        table.add(bits)
+
+        def moved(share: float, done: int = done, bits: BitWidths = bits) -> None:
+            progress((done + share) / len(columns), f"timing kernels at {bits}")
+
+        table.add(bits, moved)
     progress(1.0, "timing kernels")
     return table.finished(runs, source)
 
@@ -231,7 +234,7 @@ class _Table:
             found |= dict.fromkeys(outputs, node)
         return found
 
-    def add(self, bits: BitWidths) -> None:
+    def add(self, bits: BitWidths, progress: Callable[[float], None]) -> None:
         """Price the network with all layers at `bits` that run there; float32 comes first."""
         network = self._network
         policy = Policy(
@@ -240,7 +243,7 @@ class _Table:
                 for layer in network.layers
             }
         )
-        given, sums = formats(network, policy), self._summed(policy)
+        given, sums = formats(network, policy), self._summed(policy, progress)
         for layer in network.layers:
             found = _cell(sums, Purpose(Role.LAYER, layer.name))
             self._layers.setdefault((layer.name, policy[layer.name]), found)
@@ -253,9 +256,10 @@ class _Table:
         for key, found in converted.items():
             self._conversions.setdefault(key, found)
 
-    def _summed(self, policy: Policy) -> _Sums:
-        sums = _Sums()
-        for step in self._prices.lowered(policy).steps:
+    def _summed(self, policy: Policy, progress: Callable[[float], None]) -> _Sums:
+        sums, steps = _Sums(), self._prices.lowered(policy).steps
+        for done, step in enumerate(steps):
+            progress(done / len(steps))
             purpose, price = step.purpose, self._prices.price(step, policy)
             if purpose.role is Role.ENDS:
                 maker = self._makers[purpose.name]

@@ -22,6 +22,10 @@ def run_compiled(arguments: argparse.Namespace) -> int:
 
     if arguments.device != "cpu":
         raise BackendError("--runtime tvm compiles for processors; leave --device out")
+    if arguments.remote:
+        raise BackendError(
+            "bench times on this machine; quantmeter cost --cost tvm --remote times a board"
+        )
     if arguments.energy:
         raise BackendError("--energy is not measured with --runtime tvm; leave it out")
     tables = check_named_tables(arguments)
@@ -32,7 +36,6 @@ def run_compiled(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         inputs=bench.range_inputs,
         store=store_of(arguments),
-        remote=arguments.remote,
     )
     live = open_compiler(arguments.runtime, context)
     costs = parse_costs(arguments.cost, context, tables=tables) if arguments.cost else None

@@ -105,12 +105,15 @@ def run(arguments: argparse.Namespace) -> int:
         **{key: table.source.get(key) for key in (*known, "inputs")},
         "masked": masked,
     }
+    if kernels := table.source.get("kernels"):  # nothing is fitted: no policies, no validation
+        told = {key: table.source[key] for key in ("instructions", "processor", "caches", "inputs")}
+        summary = {"out": str(out), "kernels": kernels, **told, "masked": masked}
     if arguments.json:
         print_json(summary)
         return 0
     if masked:
         console().print(f"no layer can run at {', '.join(masked)} here: masked in the table")
-    if kernels := table.source.get("kernels"):
+    if kernels:
         console().print(f"{out}: {kernels} kernels timed, {table.source['instructions']}")
         return 0
     if summary["policies"] is None:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from costmodels.errors import BackendError
 from quantmeter.commands.options import (
     ONNX_RUNTIME,
     Subparsers,
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     require_no_board(arguments)
     out = Path(arguments.out)
+    if out.suffix == ".so":
+        raise BackendError(f"--out {out}: a .so is a compiled network; add --runtime tvm")
     require_file(out, arguments.model, arguments.policy, arguments.data)
     provider, _ = find_provider(arguments.device)
     policy = Policy.read(arguments.policy)

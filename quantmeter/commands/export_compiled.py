@@ -28,6 +28,11 @@ def run_compiled(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix not in _SUFFIXES:
         raise BackendError(f"--out {out}: a compiled network is a {' or '.join(_SUFFIXES)} file")
+    if out.suffix == ".so" and "mtriple=" in arguments.runtime:
+        raise BackendError(
+            f"--out {out}: only that system can link a library of its own; write a .tar, whose "
+            "objects are linked there"
+        )
     if arguments.device != "cpu":
         raise BackendError("--runtime tvm compiles for processors; leave --device out")
     require_file(out, arguments.model, arguments.policy, arguments.data)
@@ -51,6 +56,8 @@ def run_compiled(arguments: argparse.Namespace) -> int:
     notes = [] if bench.data is not None else ["random inputs: ranges mean nothing, no accuracy"]
     if not live.is_measured:
         notes.append("kernels are cut by a rule of thumb: nothing can be timed there; see --remote")
+    if checked is None:
+        notes.append("outputs were not compared: only a .so for this machine can be run here")
     if arguments.json:
         print_json(
             {

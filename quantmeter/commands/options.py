@@ -119,7 +119,8 @@ def add_time(parser: argparse.ArgumentParser) -> None:
         "--time",
         default="60s",
         metavar="SPAN",
-        help="of a measuring backend, such as 5m (default 60s)",
+        help="of a measuring backend, such as 5m (default 60s); tvm takes as long as it has "
+        "kernels to time, a second each",
     )
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed: pip install 'qua
 from costmodels.sketch import Sketch
 from hil.tvm.compiling import CompiledNetwork
 from quantization.bits import BitWidths
+from quantization.errors import DataError, ModelError
 from quantization.policy import Policy
 from quantization.reading import read_network
 from quantmeter.cli import main
@@ -189,3 +190,43 @@ def test_a_compiled_network_has_a_suffix(folder: Path, capsys: pytest.CaptureFix
     )  # fmt: skip
     assert status == 2
     assert ".so or .tar" in error
+
+
+def test_what_is_no_library_is_one_clear_line(folder: Path) -> None:
+    whole = (folder / "q.so").read_bytes()
+    (folder / "cut.so").write_bytes(whole[: len(whole) // 2])
+    for name, words in (
+        ("cut.so", "cut off"),
+        ("m.onnx", "no shared library"),
+        ("missing.so", "No such file"),
+        (".", "Is a directory"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            CompiledNetwork.read(folder / name)
+    compiled = CompiledNetwork.read(folder / "q.so")
+    images = np.load(folder / "d.npz")["x"]
+    with pytest.raises(DataError, match=r"of shape \(1, 3, 8, 8\) a call, not \(2, 3, 8, 8\)"):
+        compiled.run({"x": images[:2]})
+    with pytest.raises(DataError, match="no input 'z'"):
+        compiled.run({"x": images[:1], "z": images[:1]})
+
+
+def test_a_library_needs_its_runtime_and_its_system(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("export", folder / "m.onnx", folder / "integers.json", "--out", folder / "x.so")
+    for more, words in (
+        ((), "add --runtime tvm"),
+        (("--runtime", f"tvm:{BOARD}"), "write a .tar"),
+        (("--runtime", "tvm", "--remote", "127.0.0.1:1/k"), "no tracker answers"),
+        (("--remote", "127.0.0.1:1/k"), "only --cost tvm"),
+    ):
+        status, _, error = run(capsys, *command, *more)
+        assert status == 2
+        assert words in error
+    status, _, error = run(
+        capsys, "bench", folder / "m.onnx", folder / "integers.json",
+        "--runtime", "tvm", "--remote", "127.0.0.1:1/k",
+    )  # fmt: skip
+    assert status == 2
+    assert "times on this machine" in error

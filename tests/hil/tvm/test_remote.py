@@ -51,8 +51,8 @@ def test_a_board_that_is_killed_in_the_middle_loses_nothing(port: int, tmp_path:
         boards.append(board(port))
 
     def kill_once(share: float, _what: str) -> None:
-        """Kill it half a second after the second width began: in the middle of a kernel."""
-        if share > 0 and not killed:
+        """Kill it half a second after something of the second width began: in its middle."""
+        if share > 0.4 and not killed:
             killed.append({entry.subject.key for entry in kept.entries()})
             later.append(threading.Timer(0.5, kill))
             later[0].start()
@@ -96,7 +96,7 @@ def test_a_board_that_never_comes_is_an_error_that_says_how_to_start_one(port: i
 
 def test_no_tracker_is_an_error() -> None:
     address = Address("127.0.0.1", free_port(), KEY)
-    with pytest.raises(BackendError, match="no board answers"):
+    with pytest.raises(BackendError, match=r"no tracker answers .*start python -m tvm"):
         RemoteBoard(address, Patience(wait_s=0.5))
 
 
