@@ -31,6 +31,7 @@ EVERY_WIDTH = parse_choices("w2a2,w3a3,w4a4,w4a8,w5a8,w8a8,w16a16,w8a32,fp16,w32
 ELSEWHERE = {
     "ort": Path("tests/hil/test_contract.py"),  # it measures
     "calibrated": Path("tests/costmodels/calibrated/test_backend.py"),  # it needs a device
+    "tvm": Path("tests/hil/tvm/test_contract.py"),  # it measures
 }
 """Backends whose contract test stands in another file."""
 

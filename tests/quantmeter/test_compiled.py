@@ -230,3 +230,18 @@ def test_a_library_needs_its_runtime_and_its_system(
     )  # fmt: skip
     assert status == 2
     assert "times on this machine" in error
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [("latency=analytical:haq", "only --cost tvm"), ("latency=tvm", "no tracker answers")],
+)
+def test_a_search_measures_on_a_board_by_tvm_only(
+    folder: Path, capsys: pytest.CaptureFixture[str], cost: str, words: str
+) -> None:
+    status, _, error = run(
+        capsys, "search", folder / "m.onnx", "--data", folder / "d.npz", "--cost", cost,
+        "--budget", "latency=0.9x", "--remote", "127.0.0.1:1/k", "--out", folder / "RUN",
+    )  # fmt: skip
+    assert status == 2
+    assert words in error

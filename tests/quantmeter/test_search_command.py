@@ -162,7 +162,7 @@ def test_no_option_of_a_search_is_left_untried_here() -> None:
     elsewhere = {
         *("--help", "--json", "--data", "--cost", "--choices", "--threads", "--budget", "--out"),
         *("--time", "--store", "--anew", "--episodes", "--no-store", "--no-drift-check"),
-        *("--task", "--oracle", "--fine-tune", "--channel-groups"),
+        *("--remote", "--task", "--oracle", "--fine-tune", "--channel-groups"),
         *("--qat-epochs", "--qat-images", "--qat-learning-rate", "--fine-tune-epochs"),
     }
     subparsers = build_parser()._subparsers
