@@ -17,7 +17,7 @@ from hil.compare import CompareOptions, Comparison, equal, looks_until
 from hil.device import detect
 from hil.ort import Runner, one_feed, recorded_options
 from hil.timing import Mode, TurnOptions
-from hil.tvm.backend import create, require_tvm
+from hil.tvm.backend import create
 from quantization.bits import FLOAT32
 from quantization.deployment import CPU_TARGET, not_deployable
 from quantization.errors import PolicyError, did_you_mean
@@ -50,7 +50,6 @@ def open_compiler(runtime: str, context: BackendContext) -> "TvmLive":
     if name != RUNTIME:
         hint = did_you_mean(name, (RUNTIME, "onnxruntime"))
         raise BackendError(f"no runtime {runtime!r}{hint}; there are onnxruntime and {RUNTIME}")
-    require_tvm()
     return create(argument, context)
 
 

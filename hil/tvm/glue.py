@@ -19,7 +19,7 @@ from hil.tvm.elementwise import (
     sum_factors,
 )
 from hil.tvm.layouts import Concat, concat_table
-from hil.tvm.orders import Layout, channel_axis, elements
+from hil.tvm.orders import IMAGE, Layout, channel_axis, elements, kernel_layout
 from hil.tvm.pooling import (
     AveragePool,
     GlobalAveragePool,
@@ -36,9 +36,6 @@ from quantization.torch_windows import pads_of
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Grids = Mapping[str, AffineGrid]
-
-_IMAGE = 4
-"""Axes of an image with its batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +90,11 @@ def _pair(
         return None
     first, second = sorted(node.input, key=lambda name: -math.prod(shapes[name]))
     large, small = shapes[first], shapes[second]
-    layout = Layout.IMAGES if len(large) == _IMAGE else Layout.ROWS
+    layout = kernel_layout(large)
     channels = 0
     if large != small:
         per_channel = (1, large[1], 1, 1)
-        if len(large) != _IMAGE or large[0] != 1 or small != per_channel:
+        if len(large) != IMAGE or large[0] != 1 or small != per_channel:
             return None
         channels = channel_step(large[1])
     else:  # in the order of the operator, which rounding depends on
@@ -117,7 +114,7 @@ def _table(
     node: onnx.NodeProto, shapes: Mapping[str, Shape], output: str, grids: Grids, shuffles: bool
 ) -> GlueKernel:
     [name] = node.input
-    layout = Layout.IMAGES if len(shapes[name]) == _IMAGE else Layout.ROWS
+    layout = kernel_layout(shapes[name])
     levels = grids[name].dequantize(np.arange(TABLE, dtype=np.int32))
     made = operator(node.op_type)([torch.from_numpy(levels)], attributes(node))
     assert isinstance(made, torch.Tensor)
@@ -136,7 +133,7 @@ def _concat(
     if not all(name in shapes for name in node.input):
         return None
     shape = shapes[node.output[0]]
-    layout = Layout.IMAGES if len(shape) == _IMAGE else Layout.ROWS
+    layout = kernel_layout(shape)
     axis = attributes(node)["axis"] % len(shape)
     if axis != channel_axis(shape, layout):
         return None
@@ -157,7 +154,7 @@ def _pool(
 ) -> GlueKernel | None:
     name = node.input[0]
     shape = shapes[name]
-    if len(shape) != _IMAGE or shape[0] != 1:
+    if len(shape) != IMAGE or shape[0] != 1:
         return None
     content: Literal["uint8", "float32"] = "float32" if grids is None else "uint8"
     factors: tuple[Array, ...] = ()

@@ -26,7 +26,7 @@ from hil.tvm.layouts import grid_factors
 from hil.tvm.machine import Machine
 from hil.tvm.moves import KEEPS_ORDER, MOVES, picked_channels, relabelled
 from hil.tvm.operations import Operation
-from hil.tvm.orders import Layout, channel_axis, elements
+from hil.tvm.orders import IMAGE, Layout, channel_axis, elements, kernel_layout
 from hil.tvm.products import ActivationProduct, matrix_factors
 from hil.tvm.program import Kernel, Program, Purpose, Role, Value, content_of
 from hil.tvm.shapes import channel_step
@@ -55,8 +55,7 @@ POINTWISE = frozenset(
 """Operators that compute each element from those at its place."""
 UNBOUNDED = frozenset({"Log", "Div", "Pow"})
 """Those that may make infinities of what pads a tensor, which no weight of zero takes away."""
-_IMAGE = 4
-"""Axes of an image with its batch."""
+
 _SHUFFLE = ("Reshape", "Transpose", "Reshape")
 
 
@@ -262,7 +261,7 @@ class _Lowering:
             return Layout.PLAIN, tensors.get(source, form, Layout.PLAIN, purpose)
         if len(nodes) == 1 and (layouts := relabelled(nodes[0])) is not None:
             return layouts[1], tensors.get(source, form, layouts[0], purpose)
-        layout = Layout.IMAGES if len(shape) == _IMAGE else Layout.ROWS
+        layout = kernel_layout(shape)
         content = content_of(form)
         kernel: Kernel
         picked = picked_channels(nodes, output, shape, self._arrays, layout)
@@ -287,7 +286,7 @@ class _Lowering:
                 return (node,)
             chain.append(follower)
         shape, output = self._shape(node.inputs[0]), chain[-1].outputs[0]
-        if tuple(each.kind for each in chain) != _SHUFFLE or len(shape) != _IMAGE:
+        if tuple(each.kind for each in chain) != _SHUFFLE or len(shape) != IMAGE:
             return (node,)
         nodes = [self._nodes[each.name] for each in chain]
         if picked_channels(nodes, output, shape, self._arrays, Layout.IMAGES) is None:

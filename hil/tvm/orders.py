@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from hil.tvm.shapes import channel_step
 
+IMAGE = 4
+"""Axes of an image with its batch."""
+
 
 class Layout(StrEnum):
     """How the elements of a tensor lie."""
@@ -33,6 +36,11 @@ def elements(shape: Sequence[int], layout: Layout) -> int:
 def channel_axis(shape: Sequence[int], layout: Layout) -> int:
     """Return the axis that lies last."""
     return 1 if layout is Layout.IMAGES and len(shape) > 1 else len(shape) - 1
+
+
+def kernel_layout(shape: Sequence[int]) -> Layout:
+    """Return the layout that kernels want a tensor in: images channels last, else rows."""
+    return Layout.IMAGES if len(shape) == IMAGE else Layout.ROWS
 
 
 def plainest(shape: Sequence[int], layout: Layout) -> Layout:

@@ -27,7 +27,7 @@ from hil.tvm.layouts import Dequantize, Quantize, grid_factors, quantize_factors
 from hil.tvm.lowering import lower
 from hil.tvm.machine import Machine
 from hil.tvm.operations import Operation
-from hil.tvm.orders import Layout, elements
+from hil.tvm.orders import elements, kernel_layout
 from hil.tvm.program import (
     Kernel,
     Program,
@@ -48,8 +48,6 @@ from quantization.policy import Policy
 STATISTIC = "p10"
 
 _LONGEST = 200
-_IMAGE = 4
-"""Axes of an image with its batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +112,7 @@ class Prices:
     def conversion(self, tensor: str, written: Format, target: Format) -> Price:
         """Return what it takes to bring a tensor from one format into another, channels last."""
         shape = self.network.tensor_by_name[tensor].shape
-        layout = Layout.IMAGES if len(shape) == _IMAGE else Layout.ROWS
+        layout = kernel_layout(shape)
         count = elements(shape, layout)
         grids = self.exporter.ranges
         total, spread, names = 0.0, 0.0, list[str]()

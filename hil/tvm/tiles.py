@@ -78,16 +78,13 @@ class Registers:
         return 1 + 0.5 * (loads + self.unpacking / pixels) + 1 / (pixels * blocks * self.groups)
 
 
-def dense_tiles(
-    shape: Convolution, registers: Registers, weight_bytes: int, most: int = MOST
-) -> tuple[Tile, ...]:
+def dense_tiles(shape: Convolution, registers: Registers, weight_bytes: int) -> tuple[Tile, ...]:
     """Return tiles of a kernel that sees all channels, those first of which most is expected.
 
     Args:
         shape: what is computed.
         registers: of the processor.
         weight_bytes: of the packed weights.
-        most: how many.
     """
     down, across = shape.output
     row = down * across if shape.pointwise else across
@@ -98,24 +95,24 @@ def dense_tiles(
             if registers.holds(pixels, blocks) or pixels == blocks == 1:
                 computed = -(-row // pixels) * pixels / row
                 found[pixels, blocks] = computed * registers.steps(pixels, blocks)
-    picked = _unlike(sorted(found, key=lambda each: found[each]), most)
+    picked = _unlike(sorted(found, key=lambda each: found[each]))
     if weight_bytes <= _WEIGHTS_FIRST_BYTES or row <= picked[0][0]:
         return tuple(Tile(*each) for each in picked)
-    few = most // 4
+    few = MOST // 4
     return (
-        *(Tile(*each) for each in picked[: most - few]),
+        *(Tile(*each) for each in picked[: MOST - few]),
         *(Tile(*each, weights_first=True) for each in picked[:few]),
     )
 
 
-def _unlike(best: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+def _unlike(best: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Leave out what is much like a better one: the same blocks, and as many pixels or nearly."""
     picked: list[tuple[int, int]] = []
     for pixels, blocks in best:
         alike = [p for p, b in picked if b == blocks and max(p, pixels) < _LIKE * min(p, pixels)]
         if not alike:
             picked.append((pixels, blocks))
-    return picked[:most]
+    return picked[:MOST]
 
 
 def counting_tiles(shape: Convolution) -> tuple[Tile, ...]:
